@@ -1,0 +1,40 @@
+//! Values that may change while programs run: one word each.
+
+/// How many words the configuration has room for.
+pub const CONFIG_WORDS: u32 = 64;
+
+/// A value in the configuration, and its place there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+#[non_exhaustive]
+pub enum Setting {
+    /// [`ABI_VERSION`](super::ABI_VERSION) of who made the tables.
+    AbiVersion = 0,
+    /// How long an unanswered or not yet confirmed TCP connection is kept, in ticks.
+    TcpOpening = 1,
+    /// How long an established TCP connection is kept without a packet, in ticks.
+    TcpEstablished = 2,
+    /// How long a TCP connection is kept that both sides closed or one reset, in ticks.
+    TcpClosing = 3,
+    /// How long an unanswered UDP flow is kept, in ticks.
+    Udp = 4,
+    /// How long a UDP flow with traffic both ways is kept without a packet, in ticks.
+    UdpStream = 5,
+}
+
+/// How many words the inputs for tests have.
+pub const TEST_INPUT_WORDS: u32 = 4;
+
+/// What programs loaded for a test read instead of the clock and the random numbers, and where they say what they did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum TestInput {
+    /// The time, in nanoseconds.
+    Now = 0,
+    /// The random number, in the lower 32 bits.
+    Random = 1,
+    /// Written by the program: the verdict's number and 1 << 32.
+    Verdict = 2,
+    /// Written by the program: the interface that the packet leaves through, or 0.
+    Egress = 3,
+}

@@ -1,0 +1,25 @@
+//! What the programs know of an interface.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Flag of an interface: XDP may send frames out of it.
+pub const INTERFACE_XDP_SEND: u16 = 1;
+
+/// One interface. It stands at its index modulo the table's capacity; where two would share a place, the second is
+/// refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(8))]
+pub struct InterfaceEntry {
+    /// The interface's index; 0: the place is free.
+    pub index: u32,
+    /// The conntrack zone of packets that pass this interface.
+    pub zone: u16,
+    /// [`INTERFACE_XDP_SEND`].
+    pub flags: u16,
+    /// Its link-layer address; XDP leaves frames to others to the stack.
+    pub mac: [u8; 6],
+    /// 0.
+    pub reserved: u16,
+}
+
+const _: () = assert!(size_of::<InterfaceEntry>() == 16);

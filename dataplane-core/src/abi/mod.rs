@@ -1,0 +1,72 @@
+//! Keys and values of the kernel's maps, byte by byte.
+//!
+//! One definition serves both builds: the kernel programs and user space compile these very types, so a layout
+//! cannot drift between them. The rules:
+//!
+//! - `repr(C)`, no padding (zerocopy's derive refuses it), explicit reserved fields, sizes asserted below.
+//! - Any bytes are a valid value: integers only, with checked conversion into the types of
+//!   [`pipeline`](crate::pipeline).
+//! - Network byte order for what packets carry ([`Be16`](crate::wire::Be16) and the address types), the host's for
+//!   the rest.
+//! - What must be consistent is one aligned 8-byte word ([`ServiceRef`], [`ServiceWord`], [`BackendRef`], a flow's
+//!   state); a wider value carries a tag or a generation that its reader checks. See `docs/tables.md`.
+
+mod backend;
+mod config;
+mod counters;
+mod flow;
+mod interface;
+mod service;
+
+pub use backend::{BACKEND_LOCAL, BackendRef, BackendV4, BackendV6};
+pub use config::{CONFIG_WORDS, Setting, TEST_INPUT_WORDS, TestInput};
+pub use counters::{COUNTERS, ServiceCounters, counter_index};
+pub use flow::{FLOW_LOCAL, FLOW_REPLY, FlowV4, FlowV6, StateWord, TupleV4, TupleV6};
+pub use interface::{INTERFACE_XDP_SEND, InterfaceEntry};
+pub use service::{
+    SLOT_HEADER_WORDS, SLOT_LINE_WORDS, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
+};
+
+/// The version of everything in this module. It rises with each change of a layout or of a field's meaning.
+pub const ABI_VERSION: u64 = 1;
+
+/// Names of the maps in the object and under a pin directory.
+pub mod map {
+    /// Frontends of IPv4 services: [`ServiceKeyV4`](super::ServiceKeyV4) to [`ServiceRef`](super::ServiceRef), a hash.
+    pub const SERVICES_V4: &str = "services_v4";
+    /// Frontends of IPv6 services: [`ServiceKeyV6`](super::ServiceKeyV6) to [`ServiceRef`](super::ServiceRef), a hash.
+    pub const SERVICES_V6: &str = "services_v6";
+    /// One [`ServiceWord`](super::ServiceWord) for each frontend, a memory-mapped array.
+    pub const SERVICE_WORDS: &str = "service_words";
+    /// Backend lists of services, as words, a memory-mapped array.
+    pub const SLOTS: &str = "slots";
+    /// [`BackendV4`](super::BackendV4) by index, a memory-mapped array.
+    pub const BACKENDS_V4: &str = "backends_v4";
+    /// [`BackendV6`](super::BackendV6) by index, a memory-mapped array.
+    pub const BACKENDS_V6: &str = "backends_v6";
+    /// [`TupleV4`](super::TupleV4) to [`FlowV4`](super::FlowV4), an LRU hash.
+    pub const CONNTRACK_V4: &str = "conntrack_v4";
+    /// [`TupleV6`](super::TupleV6) to [`FlowV6`](super::FlowV6), an LRU hash.
+    pub const CONNTRACK_V6: &str = "conntrack_v6";
+    /// One word for each [`Setting`](super::Setting), a memory-mapped array.
+    pub const CONFIG: &str = "config";
+    /// [`InterfaceEntry`](super::InterfaceEntry) by interface index modulo capacity, a memory-mapped array.
+    pub const INTERFACES: &str = "interfaces";
+    /// Packets by hook and verdict, a per-CPU array.
+    pub const COUNTERS: &str = "counters";
+    /// [`ServiceCounters`](super::ServiceCounters) by index of the frontend, a per-CPU array.
+    pub const SERVICE_COUNTERS: &str = "service_counters";
+    /// Time and randomness for tests, one word for each [`TestInput`](super::TestInput), a memory-mapped array.
+    pub const TEST_INPUTS: &str = "test_inputs";
+}
+
+/// Mixes two words into 32 bits that differ where the words do, but for one time in 2^32.
+///
+/// The tags of keys are made of it. It is no hash against an adversary: a tag only tells whether an entry was
+/// recycled for another key while it was being read.
+#[inline(always)]
+const fn mix(a: u64, b: u64) -> u32 {
+    // Odd constants without structure: the fractional bits of the golden ratio and of the square root of 2.
+    let mixed = a.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ b.wrapping_mul(0x6a09_e667_f3bc_c909);
+    (mixed >> 32) as u32
+}

@@ -1,0 +1,141 @@
+//! Services: from a frontend's key to its word, and from there to its list of backends.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::mix;
+use crate::wire::{Be16, Ipv4Address, Ipv6Address};
+
+/// Key of the table of IPv4 frontends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ServiceKeyV4 {
+    /// The virtual address.
+    pub address: Ipv4Address,
+    /// The port.
+    pub port: Be16,
+    /// The protocol's number.
+    pub protocol: u8,
+    /// 0; from where a packet comes, once external and internal traffic differ.
+    pub scope: u8,
+}
+
+/// Key of the table of IPv6 frontends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ServiceKeyV6 {
+    /// The virtual address.
+    pub address: Ipv6Address,
+    /// The port.
+    pub port: Be16,
+    /// The protocol's number.
+    pub protocol: u8,
+    /// 0; from where a packet comes, once external and internal traffic differ.
+    pub scope: u8,
+}
+
+impl ServiceKeyV4 {
+    /// What [`ServiceRef`] and [`ServiceWord`] of this frontend carry.
+    #[inline(always)]
+    pub const fn tag(&self) -> u32 {
+        mix(self.address.0 as u64, pack(self.port, self.protocol, self.scope))
+    }
+}
+
+impl ServiceKeyV6 {
+    /// What [`ServiceRef`] and [`ServiceWord`] of this frontend carry.
+    #[inline(always)]
+    pub const fn tag(&self) -> u32 {
+        let (high, low) = self.address.halves();
+        mix(high, low.wrapping_add((mix(low, pack(self.port, self.protocol, self.scope)) as u64) << 16))
+    }
+}
+
+const fn pack(port: Be16, protocol: u8, scope: u8) -> u64 {
+    (port.0 as u64) << 16 | (protocol as u64) << 8 | scope as u64
+}
+
+/// Two 32-bit halves in one word, which is stored and loaded as a whole.
+macro_rules! word_of_two {
+    ($(#[$doc:meta])* $name:ident, $low:ident: $low_doc:literal, $high:ident: $high_doc:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+        #[derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)]
+        #[repr(transparent)]
+        pub struct $name(pub u64);
+
+        impl $name {
+            /// Puts the halves together.
+            #[inline(always)]
+            pub const fn new($low: u32, $high: u32) -> Self {
+                Self(($high as u64) << 32 | $low as u64)
+            }
+
+            #[doc = $low_doc]
+            #[inline(always)]
+            pub const fn $low(self) -> u32 {
+                self.0 as u32
+            }
+
+            #[doc = $high_doc]
+            #[inline(always)]
+            pub const fn $high(self) -> u32 {
+                (self.0 >> 32) as u32
+            }
+        }
+    };
+}
+pub(super) use word_of_two;
+
+word_of_two! {
+    /// What the hash tells of a frontend: where its word is. It never changes while the frontend stands, so that the
+    /// kernel never recycles its element under a reader unless the frontend was removed.
+    ServiceRef,
+    index: "Index of the frontend's [`ServiceWord`] and of its counters.",
+    tag: "The key's tag; another one means that the element was recycled: a miss."
+}
+
+word_of_two! {
+    /// What a frontend points to now. Storing this word switches the frontend from one list of backends to another;
+    /// 0 means that there is none.
+    ServiceWord,
+    base: "First word of the list in the slot table, in lines of [`SLOT_LINE_WORDS`]. Never 0.",
+    tag: "The key's tag; another one means that the index was given to another frontend: a miss."
+}
+
+/// The slot table is handed out in lines of so many words: a cache line of 64 bytes.
+pub const SLOT_LINE_WORDS: u32 = 8;
+
+/// Words in front of a list's entries. The rest of the header is reserved.
+pub const SLOT_HEADER_WORDS: u32 = 4;
+
+word_of_two! {
+    /// First word of a list in the slot table. Behind the header stand [`BackendRef`](super::BackendRef)s, one for
+    /// each unit of weight. A list never changes while a packet may read it.
+    SlotHeader,
+    entries: "How many entries follow the header. 0: no backend takes new flows.",
+    table: "0; the size of the Maglev table, once there is one."
+}
+
+const _: () = assert!(size_of::<ServiceKeyV4>() == 8 && size_of::<ServiceKeyV6>() == 20);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// The tag tells keys apart that differ anywhere: no field is left out of it.
+        #[test]
+        fn each_bit_of_a_key_changes_its_tag(bytes in any::<[u8; 20]>(), bit in 0usize..160) {
+            let mut other = bytes;
+            other[bit / 8] ^= 1 << (bit % 8);
+            let six = |b: &[u8]| ServiceKeyV6::read_from_bytes(b).unwrap();
+            prop_assert_ne!(six(&bytes).tag(), six(&other).tag());
+            let four = |b: &[u8]| ServiceKeyV4::read_from_bytes(&b[..8]).unwrap();
+            if bit < 64 {
+                prop_assert_ne!(four(&bytes).tag(), four(&other).tag());
+            }
+        }
+    }
+}

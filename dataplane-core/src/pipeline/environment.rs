@@ -1,0 +1,40 @@
+//! The outside world, as an argument of the pipeline.
+
+use super::{Hook, Routes, Tick, Verdict};
+use crate::{
+    abi::{InterfaceEntry, ServiceCounters, Setting},
+    tables::{Family, Lookup, V4, V6},
+    wire::Be16,
+};
+
+/// Tables, routes, time, randomness and counters: maps and helpers in the kernel, structs in memory.
+pub trait Environment: Lookup<V4> + Lookup<V6> + Routes<V4> + Routes<V6> {
+    /// The time.
+    fn now(&self) -> Tick;
+
+    /// A random number, evenly spread over all 32 bits.
+    fn random(&self) -> u32;
+
+    /// A value of the configuration; 0 where it is not set.
+    fn setting(&self, setting: Setting) -> u32;
+
+    /// What is known of an interface; `None` where it is not one of ours.
+    fn interface(&self, index: u32) -> Option<InterfaceEntry>;
+
+    /// Counts a packet.
+    fn count(&self, hook: Hook, verdict: Verdict);
+
+    /// Adds to the counters of the frontend with this index.
+    fn count_service(&self, index: u32, add: impl FnOnce(&mut ServiceCounters));
+}
+
+/// A backend that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backend<F: Family> {
+    /// Its address.
+    pub address: F::Address,
+    /// Its port.
+    pub port: Be16,
+    /// Whether it is on this host.
+    pub local: bool,
+}

@@ -1,0 +1,292 @@
+//! From a frame to what the decision needs, without a copy of anything else.
+
+use super::{PassReason, Verdict};
+use crate::{
+    tables::{Family, Tuple, V4, V6},
+    wire::{
+        Be16, ETHERTYPE_QINQ, ETHERTYPE_VLAN, EthernetHeader, ExtensionHeader, FragmentHeader, Frame,
+        Ipv4Header, Ipv6Header, NEXT_HEADER_AUTHENTICATION, NEXT_HEADER_DESTINATION, NEXT_HEADER_FRAGMENT,
+        NEXT_HEADER_HOP_BY_HOP, NEXT_HEADER_ROUTING, PROTOCOL_TCP, PROTOCOL_UDP, RoutingHeader, TcpHeader,
+        UdpHeader, VlanTag,
+    },
+};
+
+/// More tags than this are not looked behind: a service tag and a customer tag.
+pub const MAX_VLAN_TAGS: u32 = 2;
+
+/// More IPv6 extension headers than this are not looked behind. RFC 8200, 4.1 orders six kinds, of which one may
+/// stand there twice.
+pub const MAX_EXTENSION_HEADERS: u32 = 6;
+
+/// The link layer of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The first header.
+    pub ethernet: EthernetHeader,
+    /// How many 802.1Q tags stand in the frame.
+    pub tags: u32,
+    /// What follows the tags.
+    pub ethertype: u16,
+    /// Where it begins.
+    pub l3: u32,
+}
+
+impl Link {
+    /// Reads the Ethernet header, and steps over tags.
+    #[inline(always)]
+    pub fn parse<P: Frame + ?Sized>(frame: &P) -> Result<Self, Verdict> {
+        const MALFORMED: Verdict = Verdict::Pass(PassReason::Malformed);
+        let ethernet: EthernetHeader = frame.read(0).ok_or(MALFORMED)?;
+        let mut link =
+            Self { ethernet, tags: 0, ethertype: ethernet.ethertype.get(), l3: EthernetHeader::LENGTH };
+        for _ in 0..MAX_VLAN_TAGS {
+            if link.ethertype != ETHERTYPE_VLAN && link.ethertype != ETHERTYPE_QINQ {
+                break;
+            }
+            let tag: VlanTag = frame.read(link.l3).ok_or(MALFORMED)?;
+            link.ethertype = tag.ethertype.get();
+            link.tags = link.tags.wrapping_add(1);
+            link.l3 = link.l3.wrapping_add(VlanTag::LENGTH);
+        }
+        Ok(link)
+    }
+}
+
+/// What the decision needs to know of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers<F: Family> {
+    /// From whom to whom. Zone and scope are not the packet's to know.
+    pub tuple: Tuple<F>,
+    /// Where the IP header begins.
+    pub l3: u32,
+    /// Where the transport header begins.
+    pub l4: u32,
+    /// Length of the IP packet in bytes, its header included.
+    pub l3_length: u32,
+    /// Length of IP and transport header in bytes.
+    pub headers_length: u32,
+    /// Flags of the TCP header; 0 for UDP.
+    pub tcp_flags: u8,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// Differentiated services, for routes that depend on it.
+    pub traffic_class: u8,
+    /// Whether routers must not split the packet; always for IPv6.
+    pub dont_fragment: bool,
+    /// Whether the transport header's own lengths fit the packet.
+    pub consistent: bool,
+}
+
+/// A family that can be parsed: IPv4 and IPv6 as two types.
+pub trait ParseFamily: Family {
+    /// Reads IP and transport header.
+    ///
+    /// # Errors
+    /// The verdict of a packet to which no table could apply.
+    fn parse<P: Frame + ?Sized>(frame: &P, l3: u32) -> Result<Headers<Self>, Verdict>;
+
+    /// Writes addresses into the IP header, takes a hop where asked, and mends the header's own checksum.
+    fn write_network<P: Frame + ?Sized>(
+        frame: &mut P,
+        l3: u32,
+        source: Self::Address,
+        destination: Self::Address,
+        address_delta: crate::wire::Delta,
+        hops: u8,
+    ) -> Option<()>;
+}
+
+const fn pass(reason: PassReason) -> Verdict {
+    Verdict::Pass(reason)
+}
+
+impl ParseFamily for V4 {
+    #[inline(always)]
+    fn parse<P: Frame + ?Sized>(frame: &P, l3: u32) -> Result<Headers<Self>, Verdict> {
+        let ip: Ipv4Header = frame.read(l3).ok_or(pass(PassReason::Malformed))?;
+        let header_length = ip.header_length().ok_or(pass(PassReason::Malformed))?;
+        let l3_length = u32::from(ip.total_length.get());
+        if l3.wrapping_add(l3_length) > frame.length() {
+            return Err(pass(PassReason::Malformed));
+        }
+        if ip.is_fragment() {
+            return Err(pass(PassReason::Fragment));
+        }
+        let ports =
+            Transport::parse(frame, ip.protocol, l3.wrapping_add(header_length), l3.wrapping_add(l3_length))?;
+        Ok(Headers {
+            tuple: ports.tuple(ip.source, ip.destination, ip.protocol),
+            l3,
+            l4: ports.at,
+            l3_length,
+            headers_length: header_length.wrapping_add(ports.header_length),
+            tcp_flags: ports.tcp_flags,
+            hop_limit: ip.ttl,
+            traffic_class: ip.traffic_class,
+            dont_fragment: ip.dont_fragment(),
+            consistent: ports.consistent,
+        })
+    }
+
+    #[inline(always)]
+    fn write_network<P: Frame + ?Sized>(
+        frame: &mut P,
+        l3: u32,
+        source: Self::Address,
+        destination: Self::Address,
+        address_delta: crate::wire::Delta,
+        hops: u8,
+    ) -> Option<()> {
+        let mut ip: Ipv4Header = frame.read(l3)?;
+        let before = ip.ttl_word();
+        ip.ttl = ip.ttl.wrapping_sub(hops);
+        ip.checksum = address_delta.replace16(before, ip.ttl_word()).apply(ip.checksum);
+        ip.source = source;
+        ip.destination = destination;
+        frame.write(l3, ip)
+    }
+}
+
+impl ParseFamily for V6 {
+    #[inline(always)]
+    fn parse<P: Frame + ?Sized>(frame: &P, l3: u32) -> Result<Headers<Self>, Verdict> {
+        let ip: Ipv6Header = frame.read(l3).ok_or(pass(PassReason::Malformed))?;
+        let l3_length = Ipv6Header::LENGTH.wrapping_add(ip.payload_length.get().into());
+        let end = l3.wrapping_add(l3_length);
+        if !ip.has_version() || end > frame.length() {
+            return Err(pass(PassReason::Malformed));
+        }
+        let (protocol, l4) = walk_extensions(frame, ip.next_header, l3.wrapping_add(Ipv6Header::LENGTH))?;
+        let ports = Transport::parse(frame, protocol, l4, end)?;
+        Ok(Headers {
+            tuple: ports.tuple(ip.source, ip.destination, protocol),
+            l3,
+            l4,
+            l3_length,
+            headers_length: l4.wrapping_sub(l3).wrapping_add(ports.header_length),
+            tcp_flags: ports.tcp_flags,
+            hop_limit: ip.hop_limit,
+            traffic_class: (ip.version_class_flow.get() >> 20) as u8,
+            dont_fragment: true,
+            consistent: ports.consistent,
+        })
+    }
+
+    #[inline(always)]
+    fn write_network<P: Frame + ?Sized>(
+        frame: &mut P,
+        l3: u32,
+        source: Self::Address,
+        destination: Self::Address,
+        _address_delta: crate::wire::Delta,
+        hops: u8,
+    ) -> Option<()> {
+        let mut ip: Ipv6Header = frame.read(l3)?;
+        ip.hop_limit = ip.hop_limit.wrapping_sub(hops);
+        ip.source = source;
+        ip.destination = destination;
+        frame.write(l3, ip)
+    }
+}
+
+/// Steps over IPv6 extension headers: returns the transport protocol and where its header begins.
+#[inline(always)]
+fn walk_extensions<P: Frame + ?Sized>(frame: &P, first: u8, at: u32) -> Result<(u8, u32), Verdict> {
+    const MALFORMED: Verdict = pass(PassReason::Malformed);
+    let (mut next, mut at) = (first, at);
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        match next {
+            PROTOCOL_TCP | PROTOCOL_UDP => return Ok((next, at)),
+            NEXT_HEADER_FRAGMENT => {
+                let fragment: FragmentHeader = frame.read(at).ok_or(MALFORMED)?;
+                if fragment.is_fragment() {
+                    return Err(pass(PassReason::Fragment));
+                }
+                next = fragment.next_header;
+                at = at.wrapping_add(FragmentHeader::LENGTH);
+            }
+            NEXT_HEADER_HOP_BY_HOP | NEXT_HEADER_DESTINATION | NEXT_HEADER_AUTHENTICATION => {
+                let extension: ExtensionHeader = frame.read(at).ok_or(MALFORMED)?;
+                at = at.wrapping_add(extension.bytes(next));
+                next = extension.next_header;
+            }
+            NEXT_HEADER_ROUTING => {
+                let routing: RoutingHeader = frame.read(at).ok_or(MALFORMED)?;
+                if routing.segments_left != 0 {
+                    return Err(pass(PassReason::Protocol));
+                }
+                at = at.wrapping_add(routing.extension.bytes(next));
+                next = routing.extension.next_header;
+            }
+            _ => return Err(pass(PassReason::Protocol)),
+        }
+    }
+    match next {
+        PROTOCOL_TCP | PROTOCOL_UDP => Ok((next, at)),
+        _ => Err(pass(PassReason::Protocol)),
+    }
+}
+
+/// What the decision needs of a transport header.
+struct Transport {
+    at: u32,
+    source_port: Be16,
+    destination_port: Be16,
+    header_length: u32,
+    tcp_flags: u8,
+    consistent: bool,
+}
+
+impl Transport {
+    /// Reads the header at `at` of a packet that ends at `end`.
+    #[inline(always)]
+    fn parse<P: Frame + ?Sized>(frame: &P, protocol: u8, at: u32, end: u32) -> Result<Self, Verdict> {
+        const MALFORMED: Verdict = pass(PassReason::Malformed);
+        match protocol {
+            PROTOCOL_TCP => {
+                if at.wrapping_add(TcpHeader::LENGTH) > end {
+                    return Err(MALFORMED);
+                }
+                let tcp: TcpHeader = frame.read(at).ok_or(MALFORMED)?;
+                let header_length = tcp.header_length();
+                Ok(Self {
+                    at,
+                    source_port: tcp.source_port,
+                    destination_port: tcp.destination_port,
+                    header_length,
+                    tcp_flags: tcp.flags,
+                    consistent: header_length >= TcpHeader::LENGTH && at.wrapping_add(header_length) <= end,
+                })
+            }
+            PROTOCOL_UDP => {
+                if at.wrapping_add(UdpHeader::LENGTH) > end {
+                    return Err(MALFORMED);
+                }
+                let udp: UdpHeader = frame.read(at).ok_or(MALFORMED)?;
+                let length = u32::from(udp.length.get());
+                Ok(Self {
+                    at,
+                    source_port: udp.source_port,
+                    destination_port: udp.destination_port,
+                    header_length: UdpHeader::LENGTH,
+                    tcp_flags: 0,
+                    consistent: length >= UdpHeader::LENGTH && at.wrapping_add(length) <= end,
+                })
+            }
+            _ => Err(pass(PassReason::Protocol)),
+        }
+    }
+
+    #[inline(always)]
+    fn tuple<F: Family>(&self, source: F::Address, destination: F::Address, protocol: u8) -> Tuple<F> {
+        Tuple {
+            source,
+            destination,
+            source_port: self.source_port,
+            destination_port: self.destination_port,
+            protocol,
+            zone: 0,
+            scope: 0,
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! What happens to a packet: parse, decide, route, commit, translate. Written once, compiled for the kernel and for
+//! the host; the outside world is an argument.
+//!
+//! ```text
+//! parse(packet)           -> Headers      bounds-checked
+//! decide(headers, env)    -> Decision     a verdict, or a translation and the table writes it wants
+//! route(decision, env)    -> Route        next hop, or why there is none
+//! commit(decision, env)                   a connection opened or refreshed
+//! translate(packet), send(packet)         the only part that differs from hook to hook
+//! ```
+//!
+//! [`process`] is the whole of it. Cost: an established flow is one hash lookup, a new one three and two inserts; a
+//! packet of no service two lookups. None of it depends on the number of services, backends or flows.
+
+mod commit;
+mod decide;
+mod environment;
+mod headers;
+mod packet;
+mod process;
+mod route;
+mod seen;
+mod time;
+mod translate;
+mod verdict;
+
+pub use decide::Direction;
+pub use environment::{Backend, Environment};
+pub use headers::{Headers, Link, MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS, ParseFamily};
+pub use packet::{ApplyError, HopLimit, Packet};
+pub use process::process;
+pub use route::{Gateway, LinkAddresses, NextHop, Route, RouteQuery, Routes};
+pub use seen::Seen;
+pub use time::{Tick, Timeouts};
+pub use translate::{Translation, translate_in_place};
+pub use verdict::{DropReason, Hook, LeaveReason, PassReason, Verdict};

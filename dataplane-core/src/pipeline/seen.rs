@@ -1,0 +1,155 @@
+//! What was seen of a connection: the part of conntrack that changes.
+
+use super::{Direction, Tick};
+use crate::{
+    abi::{Setting, StateWord},
+    wire::{PROTOCOL_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN},
+};
+
+/// Bits of a flow's [`StateWord`]: what packets of either direction have shown. Both entries of a connection carry
+/// the same bits.
+///
+/// This is less than a TCP state machine (RFC 9293, 3.3.2), and enough to choose a time-out: sequence numbers are the
+/// end points' business.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen(pub u32);
+
+impl Seen {
+    /// The backend answered.
+    pub const REPLIED: u32 = 1;
+    /// The client went on after the answer: it is no forged source.
+    pub const CONFIRMED: u32 = 2;
+    /// The client sent a FIN.
+    pub const CLIENT_FIN: u32 = 4;
+    /// The backend sent a FIN.
+    pub const BACKEND_FIN: u32 = 8;
+    /// Either side sent a RST.
+    pub const RESET: u32 = 16;
+    /// The entry is being replaced; whoever set this bit does it.
+    pub const DYING: u32 = 1 << 30;
+
+    /// What is known after one more packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn after(self, direction: Direction, protocol: u8, tcp_flags: u8) -> Self {
+        let mut bits = self.0;
+        match direction {
+            Direction::Original => {
+                if bits & Self::REPLIED != 0 && tcp_flags & TCP_SYN == 0 {
+                    bits |= Self::CONFIRMED;
+                }
+            }
+            Direction::Reply => bits |= Self::REPLIED,
+        }
+        if protocol == PROTOCOL_TCP {
+            if tcp_flags & TCP_RST != 0 {
+                bits |= Self::RESET;
+            }
+            if tcp_flags & TCP_FIN != 0 {
+                bits |= match direction {
+                    Direction::Original => Self::CLIENT_FIN,
+                    Direction::Reply => Self::BACKEND_FIN,
+                };
+            }
+        }
+        Self(bits)
+    }
+
+    /// Whether the connection is over: a SYN may open another one with the same tuple.
+    #[inline(always)]
+    pub const fn is_closed(self) -> bool {
+        let both = Self::CLIENT_FIN | Self::BACKEND_FIN;
+        self.0 & Self::RESET != 0 || self.0 & both == both
+    }
+
+    /// Whether the entry is being replaced.
+    #[inline(always)]
+    pub const fn is_dying(self) -> bool {
+        self.0 & Self::DYING != 0
+    }
+
+    /// Which time-out holds.
+    #[inline(always)]
+    pub const fn timeout(self, protocol: u8) -> Setting {
+        let confirmed = self.0 & Self::CONFIRMED != 0;
+        if protocol != PROTOCOL_TCP {
+            if confirmed { Setting::UdpStream } else { Setting::Udp }
+        } else if self.is_closed() {
+            Setting::TcpClosing
+        } else if confirmed {
+            Setting::TcpEstablished
+        } else {
+            Setting::TcpOpening
+        }
+    }
+
+    /// The bits as a word, with the tag of the entry's key.
+    #[inline(always)]
+    pub const fn word(self, tag: u32) -> StateWord {
+        StateWord::new(self.0, tag)
+    }
+}
+
+impl From<StateWord> for Seen {
+    #[inline(always)]
+    fn from(word: StateWord) -> Self {
+        Self(word.seen())
+    }
+}
+
+/// Whether a packet asks for a new connection.
+#[inline(always)]
+pub(super) const fn is_opening(protocol: u8, tcp_flags: u8) -> bool {
+    protocol == PROTOCOL_TCP && tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+}
+
+/// Whether an entry has outlived its time-out.
+#[inline(always)]
+pub(super) const fn is_expired(last_seen: Tick, now: Tick, timeout: u32) -> bool {
+    now.since(last_seen) > timeout
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::PROTOCOL_UDP;
+
+    /// RFC 9293, figure 6 and 12: a connection opens with three packets and closes with four.
+    #[test]
+    fn a_tcp_connection_lives_and_ends() {
+        let packets = [
+            (Direction::Original, TCP_SYN, Setting::TcpOpening),
+            (Direction::Reply, TCP_SYN | TCP_ACK, Setting::TcpOpening),
+            (Direction::Original, TCP_SYN, Setting::TcpOpening), // a retransmission confirms nothing
+            (Direction::Original, TCP_ACK, Setting::TcpEstablished),
+            (Direction::Original, TCP_FIN | TCP_ACK, Setting::TcpEstablished),
+            (Direction::Reply, TCP_ACK, Setting::TcpEstablished), // half closed: data may come for hours
+            (Direction::Reply, TCP_FIN | TCP_ACK, Setting::TcpClosing),
+            (Direction::Original, TCP_ACK, Setting::TcpClosing),
+        ];
+        let mut seen = Seen::default();
+        for (step, (direction, flags, timeout)) in packets.into_iter().enumerate() {
+            seen = seen.after(direction, PROTOCOL_TCP, flags);
+            assert_eq!(seen.timeout(PROTOCOL_TCP), timeout, "after packet {step}");
+        }
+        assert!(seen.is_closed());
+    }
+
+    #[test]
+    fn a_reset_of_either_side_closes() {
+        for direction in [Direction::Original, Direction::Reply] {
+            assert!(Seen::default().after(direction, PROTOCOL_TCP, TCP_RST).is_closed());
+        }
+    }
+
+    #[test]
+    fn udp_becomes_a_stream_once_both_have_spoken() {
+        let once = Seen::default().after(Direction::Original, PROTOCOL_UDP, 0);
+        assert_eq!(once.timeout(PROTOCOL_UDP), Setting::Udp);
+        let answered = once.after(Direction::Reply, PROTOCOL_UDP, 0);
+        assert_eq!(answered.timeout(PROTOCOL_UDP), Setting::Udp);
+        let stream = answered.after(Direction::Original, PROTOCOL_UDP, 0);
+        assert_eq!(stream.timeout(PROTOCOL_UDP), Setting::UdpStream);
+        assert!(!stream.is_closed());
+    }
+}

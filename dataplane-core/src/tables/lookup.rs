@@ -1,0 +1,62 @@
+//! What a packet needs of the tables.
+
+use super::Family;
+use crate::{
+    abi::{BackendRef, ServiceRef, ServiceWord, StateWord},
+    pipeline::{Backend, Tick},
+};
+
+/// The tables as a packet of one family meets them.
+///
+/// No result is stable: what is behind a key may be replaced at any time. Therefore words are copied as a whole,
+/// wider values are copied and their tags checked by the pipeline, and nothing borrowed leaves a method.
+pub trait Lookup<F: Family> {
+    /// A conntrack entry that was found.
+    type Entry: FlowEntry<F>;
+
+    /// Where the word of a frontend is.
+    fn service(&self, key: &F::ServiceKey) -> Option<ServiceRef>;
+
+    /// The word of a frontend.
+    fn service_word(&self, index: u32) -> Option<ServiceWord>;
+
+    /// A word of the slot table.
+    fn slot(&self, index: u32) -> Option<u64>;
+
+    /// A backend, if it still has this generation.
+    fn backend(&self, backend: BackendRef) -> Option<Backend<F>>;
+
+    /// The entry of a tuple.
+    fn flow(&self, tuple: &F::TupleKey) -> Option<Self::Entry>;
+
+    /// Puts an entry in unless there is one.
+    ///
+    /// # Errors
+    /// [`InsertError::Exists`]: read that one and use it. [`InsertError::Full`]: there is no room.
+    fn insert_flow(&self, tuple: &F::TupleKey, flow: &F::FlowValue) -> Result<(), InsertError>;
+
+    /// Takes an entry out.
+    fn remove_flow(&self, tuple: &F::TupleKey);
+}
+
+/// A conntrack entry in its table. It may be recycled for another flow at any time.
+pub trait FlowEntry<F: Family> {
+    /// Copies the entry, and returns the copy if it is that of `tuple` from its first to its last byte.
+    fn read(&self, tag: u32) -> Option<F::FlowValue>;
+
+    /// Replaces the state if it is still `current`; tells whether it did.
+    fn exchange_state(&self, current: StateWord, new: StateWord) -> bool;
+
+    /// Notes that a packet was seen. On an entry that was recycled meanwhile this keeps another flow for longer, which
+    /// does no harm.
+    fn touch(&self, now: Tick);
+}
+
+/// Why an entry was not put in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InsertError {
+    /// There is one for this key.
+    Exists,
+    /// There is no room.
+    Full,
+}

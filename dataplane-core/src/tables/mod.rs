@@ -1,0 +1,15 @@
+//! The seam between packets, control and the kernel: what a packet needs of tables ([`Lookup`]) and what control
+//! needs of them ([`Store`]).
+//!
+//! There are three implementations: [`memory`](crate::memory), the kernel's maps in `dataplane-ebpf`, and one in
+//! `dataplane-testkit` that fails on purpose. One conformance suite runs over all of them.
+
+mod family;
+mod lookup;
+#[cfg(feature = "std")]
+mod store;
+
+pub use family::{Family, Flow, FlowParts, ServiceParts, Tuple, V4, V6};
+pub use lookup::{FlowEntry, InsertError, Lookup};
+#[cfg(feature = "std")]
+pub use store::{BatchError, Cause, Counters, Entries, HashTable, Operation, Store, TableError, WordArray};

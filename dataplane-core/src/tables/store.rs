@@ -1,0 +1,245 @@
+//! What control needs of the tables: typed, listable, countable, batchable, through `&self`.
+
+use crate::{
+    abi::{FlowV4, FlowV6, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, TupleV4, TupleV6},
+    pipeline::{Hook, Verdict},
+};
+
+/// Every table of a dataplane. Object-safe, so that a controller does not care
+/// whether they are in the kernel.
+pub trait Store: Send + Sync + 'static {
+    /// Frontends of IPv4 services.
+    fn services_v4(&self) -> &dyn HashTable<ServiceKeyV4, ServiceRef>;
+    /// Frontends of IPv6 services.
+    fn services_v6(&self) -> &dyn HashTable<ServiceKeyV6, ServiceRef>;
+    /// A [`ServiceWord`](crate::abi::ServiceWord) for each frontend; one word wide.
+    fn service_words(&self) -> &dyn WordArray;
+    /// Lists of backends; one word wide.
+    fn slots(&self) -> &dyn WordArray;
+    /// [`BackendV4`](crate::abi::BackendV4)s; two words wide.
+    fn backends_v4(&self) -> &dyn WordArray;
+    /// [`BackendV6`](crate::abi::BackendV6)s; four words wide.
+    fn backends_v6(&self) -> &dyn WordArray;
+    /// [`Setting`](crate::abi::Setting)s; one word wide.
+    fn config(&self) -> &dyn WordArray;
+    /// [`InterfaceEntry`](crate::abi::InterfaceEntry)s; two words wide.
+    fn interfaces(&self) -> &dyn WordArray;
+    /// IPv4 connections.
+    fn conntrack_v4(&self) -> &dyn HashTable<TupleV4, FlowV4>;
+    /// IPv6 connections.
+    fn conntrack_v6(&self) -> &dyn HashTable<TupleV6, FlowV6>;
+    /// Counters of packets.
+    fn counters(&self) -> &dyn Counters;
+
+    /// Waits for a grace period: returns once every packet has left the programs that was in them at the call.
+    ///
+    /// What was unlinked before the call can be written anew after it. Cost in the kernel: some 10 ms, whatever the
+    /// size of the tables; therefore once for many changes, never once for each.
+    ///
+    /// # Errors
+    /// [`TableError`] where the kernel refuses; then nothing may be reused.
+    fn synchronize(&self) -> Result<(), TableError>;
+}
+
+/// The entries of a hash table, in no order. While others write, an entry may be missed or seen twice.
+pub type Entries<'a, K, V> = Box<dyn Iterator<Item = Result<(K, V), TableError>> + 'a>;
+
+/// A hash table: exact keys, a fixed capacity.
+pub trait HashTable<K, V>: Send + Sync {
+    /// The map's name, as in [`abi::map`](crate::abi::map).
+    fn name(&self) -> &'static str;
+
+    /// How many entries there is room for.
+    fn capacity(&self) -> u32;
+
+    /// How many entries there are. Cost: linear in them for the kernel's tables.
+    ///
+    /// # Errors
+    /// [`TableError`] where the kernel refuses.
+    fn fill(&self) -> Result<u32, TableError> {
+        self.entries().try_fold(0u32, |count, entry| entry.map(|_| count.saturating_add(1)))
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// [`TableError`] where the kernel refuses; a missing key is `None`.
+    fn get(&self, key: &K) -> Result<Option<V>, TableError>;
+
+    /// Puts an entry in, or replaces the value of a key that is there.
+    ///
+    /// # Errors
+    /// [`Cause::Full`] where there is no room; the table is unchanged.
+    fn insert(&self, key: &K, value: &V) -> Result<(), TableError>;
+
+    /// Takes an entry out, and tells whether there was one.
+    ///
+    /// # Errors
+    /// [`TableError`] where the kernel refuses; a missing key is no error.
+    fn remove(&self, key: &K) -> Result<bool, TableError>;
+
+    /// Puts entries in, in order, by as few system calls as there can be.
+    ///
+    /// # Errors
+    /// [`BatchError`] tells how many are in; the one after those failed, and the rest was not tried.
+    fn insert_batch(&self, entries: &[(K, V)]) -> Result<(), BatchError> {
+        for (done, (key, value)) in entries.iter().enumerate() {
+            self.insert(key, value).map_err(|error| BatchError { done, error })?;
+        }
+        Ok(())
+    }
+
+    /// Takes entries out, in order; keys that are missing are passed over.
+    ///
+    /// # Errors
+    /// [`BatchError`] tells how many were handled; the one after those failed, and the rest was not tried.
+    fn remove_batch(&self, keys: &[K]) -> Result<(), BatchError> {
+        for (done, key) in keys.iter().enumerate() {
+            self.remove(key).map_err(|error| BatchError { done, error })?;
+        }
+        Ok(())
+    }
+
+    /// All entries.
+    fn entries(&self) -> Entries<'_, K, V>;
+}
+
+/// An array of elements of one or more 8-byte words. Each word is stored and loaded as a whole: no reader ever sees
+/// half of one.
+pub trait WordArray: Send + Sync {
+    /// The map's name, as in [`abi::map`](crate::abi::map).
+    fn name(&self) -> &'static str;
+
+    /// How many elements there are.
+    fn capacity(&self) -> u32;
+
+    /// How many words an element has.
+    fn width(&self) -> u32;
+
+    /// Word `word` of an element; `None` beyond the end.
+    fn load(&self, index: u32, word: u32) -> Option<u64>;
+
+    /// Stores words from the first of element `index` on, the first of them last: a reader that sees it sees the
+    /// others too. The words may go on over several elements.
+    ///
+    /// # Errors
+    /// [`Cause::OutOfRange`] beyond the end; nothing is stored.
+    fn store(&self, index: u32, words: &[u64]) -> Result<(), TableError>;
+}
+
+/// Counters of packets, summed over CPUs.
+pub trait Counters: Send + Sync {
+    /// How many packets had this verdict at this hook.
+    ///
+    /// # Errors
+    /// [`TableError`] where the kernel refuses.
+    fn verdict(&self, hook: Hook, verdict: Verdict) -> Result<u64, TableError>;
+
+    /// What went through the frontend of this index.
+    ///
+    /// # Errors
+    /// [`TableError`] where the kernel refuses; [`Cause::OutOfRange`] beyond the end.
+    fn service(&self, index: u32) -> Result<ServiceCounters, TableError>;
+
+    /// Sets the counters of an index to 0, before it is given to another frontend.
+    ///
+    /// # Errors
+    /// [`TableError`] where the kernel refuses; [`Cause::OutOfRange`] beyond the end.
+    fn clear_service(&self, index: u32) -> Result<(), TableError>;
+}
+
+/// What was being done to a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Operation {
+    /// Reading one entry.
+    Get,
+    /// Writing one entry.
+    Insert,
+    /// Removing one entry.
+    Remove,
+    /// Writing several entries at once.
+    InsertBatch,
+    /// Removing several entries at once.
+    RemoveBatch,
+    /// Listing the entries.
+    List,
+    /// Storing a word.
+    Store,
+    /// Waiting for a grace period.
+    Synchronize,
+}
+
+/// Why it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// There is no room for another entry.
+    Full {
+        /// How many entries there is room for.
+        capacity: u32,
+    },
+    /// There is no such element.
+    OutOfRange {
+        /// The element asked for.
+        index: u32,
+        /// How many there are.
+        capacity: u32,
+    },
+    /// The kernel refused.
+    System {
+        /// The error number of the system call.
+        errno: i32,
+    },
+}
+
+/// A table refused an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{operation:?} on table {table} failed: {}", self.explain())]
+#[non_exhaustive]
+pub struct TableError {
+    /// The table's name.
+    pub table: &'static str,
+    /// What was being done.
+    pub operation: Operation,
+    /// Why it failed.
+    pub cause: Cause,
+}
+
+impl TableError {
+    /// Puts an error together.
+    pub fn new(table: &'static str, operation: Operation, cause: Cause) -> Self {
+        Self { table, operation, cause }
+    }
+
+    fn explain(&self) -> String {
+        match self.cause {
+            Cause::Full { capacity } => {
+                format!(
+                    "all {capacity} entries are taken: remove some, or open the dataplane with a larger capacity"
+                )
+            }
+            Cause::OutOfRange { index, capacity } => format!("there is no element {index}, only {capacity}"),
+            Cause::System { errno } => std::io::Error::from_raw_os_error(errno).to_string(),
+        }
+    }
+}
+
+/// A batch stopped on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("after {done} entries: {error}")]
+#[non_exhaustive]
+pub struct BatchError {
+    /// How many entries are done.
+    pub done: usize,
+    /// What befell the next one.
+    #[source]
+    pub error: TableError,
+}
+
+impl BatchError {
+    /// Puts an error together.
+    pub fn new(done: usize, error: TableError) -> Self {
+        Self { done, error }
+    }
+}
