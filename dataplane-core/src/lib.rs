@@ -8,6 +8,7 @@
 //! | [`tables`] | the seam: what a packet needs of tables, and what control needs |
 //! | [`abi`] | keys and values of the tables as bytes |
 //! | [`wire`] | headers as checked views |
+//! | [`memory`] | the tables in RAM, and a simulator that runs frames through them |
 //! | [`pipeline`] | what happens to a packet; compiled for the kernel and for the host |
 //!
 //! Without the feature `std` (on by default) only what runs in the kernel is left: `tables`' packet side, `abi`,
@@ -16,6 +17,8 @@
 #![forbid(unsafe_code)]
 
 pub mod abi;
+#[cfg(feature = "std")]
+pub mod memory;
 #[cfg(feature = "std")]
 pub mod model;
 #[deny(

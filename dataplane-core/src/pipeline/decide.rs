@@ -65,14 +65,14 @@ where
     let key = F::tuple_key(&headers.tuple);
     let tag = F::tuple_tag(&key);
     let mut stale = None;
-    if let Some(entry) = Lookup::<F>::flow(env, &key) {
-        if let Some(value) = entry.read(tag) {
-            let flow = F::flow(&value);
-            match judge(&flow, headers, env, hook, now) {
-                Judgement::Use => return Decision::Known(Known { entry, flow, tag }),
-                Judgement::Ignore => return Decision::Verdict(Verdict::Pass(PassReason::NoService), None),
-                Judgement::Replace => stale = Some((entry, flow)),
-            }
+    if let Some(entry) = Lookup::<F>::flow(env, &key)
+        && let Some(value) = entry.read(tag)
+    {
+        let flow = F::flow(&value);
+        match judge(&flow, headers, env, hook, now) {
+            Judgement::Use => return Decision::Known(Known { entry, flow, tag }),
+            Judgement::Ignore => return Decision::Verdict(Verdict::Pass(PassReason::NoService), None),
+            Judgement::Replace => stale = Some((entry, flow)),
         }
     }
     if matches!(hook, Hook::Egress) {

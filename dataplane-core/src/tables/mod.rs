@@ -4,11 +4,13 @@
 //! There are three implementations: [`memory`](crate::memory), the kernel's maps in `dataplane-ebpf`, and one in
 //! `dataplane-testkit` that fails on purpose. One conformance suite runs over all of them.
 
+mod capacity;
 mod family;
 mod lookup;
 #[cfg(feature = "std")]
 mod store;
 
+pub use capacity::Capacity;
 pub use family::{Family, Flow, FlowParts, ServiceParts, Tuple, V4, V6};
 pub use lookup::{FlowEntry, InsertError, Lookup};
 #[cfg(feature = "std")]
