@@ -22,8 +22,8 @@ pub const BPF_LINKER: [&str; 8] = [
 /// Peers and tools of the kernel tests.
 pub const KERNEL_TESTS: [&str; 5] = ["iproute2", "iptables", "nftables", "ethtool", "bpftool"];
 
-/// For booting other kernels.
-pub const OTHER_KERNELS: [&str; 2] = ["qemu-system-x86", "busybox-static"];
+/// For booting other kernels (which are downloaded, not installed).
+pub const OTHER_KERNELS: [&str; 2] = ["qemu-system-x86", "xz-utils"];
 
 /// How a person would install the linker.
 pub fn bpf_linker_command() -> String {

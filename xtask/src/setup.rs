@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{packages, process, repo, toolchain::Toolchain};
+use crate::{machine, packages, process, repo, toolchain::Toolchain};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -65,7 +65,7 @@ impl Plan {
             if repo::find_program("apt-get").is_none() {
                 bail!("this is not a Debian machine: install the counterparts of {}", self.debian.join(" "));
             }
-            if !is_root() {
+            if !machine::is_root() {
                 bail!("only root can install Debian packages: {}", self.debian.join(" "));
             }
             apt_get(&["update", "--quiet=2"]).context("apt-get update failed")?;
@@ -80,13 +80,6 @@ impl Plan {
         }
         Ok(())
     }
-}
-
-/// Whether this process may do everything.
-pub fn is_root() -> bool {
-    // /proc/self belongs to the effective user of the process.
-    use std::os::unix::fs::MetadataExt as _;
-    std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }
 
 fn apt_get(arguments: &[&str]) -> Result<()> {
