@@ -13,12 +13,12 @@ const STATE_ATTEMPTS: u32 = 3;
 pub(super) enum Opened {
     /// Both entries stand.
     Done,
-    /// Another CPU was faster: what it wrote decides.
+    /// Another CPU was faster: its flow is in the workspace now.
     Raced,
 }
 
 /// Opens the connection in the workspace: the entry of the replies first, then that of the client's packets, each only
-/// if there is none. `stale` is the entry in its way.
+/// if there is none. `stale` is the entry in its way, and the workspace's `found` what stands there.
 ///
 /// # Errors
 /// The reason why the packet must be dropped; no entry was added.
@@ -33,49 +33,97 @@ where
     F: Family,
     E: Environment + Lookup<F>,
 {
-    let tuple = work.headers.tuple;
     if let Some(entry) = stale {
         if !displace::<F, _>(&entry, work.found.state()) {
-            return Ok(Opened::Raced);
+            return adopt(work, env);
         }
         remove_answers(work, env);
-        Lookup::<F>::remove_flow(env, &tuple);
+        Lookup::<F>::remove_flow(env, &work.headers.tuple);
     }
+    let tuple = &work.headers.tuple;
     let seen = Seen::default().after(Direction::Original, tuple.protocol(), work.headers.tcp_flags);
     work.flow = work.flow.starting(seen.word(tuple.tag()), now);
     work.pair_tuple = tuple.answering(&work.flow);
-    work.pair = work.flow.answering(&tuple).starting(seen.word(work.pair_tuple.tag()), now);
-
-    match Lookup::<F>::insert_flow(env, &work.pair_tuple, &work.pair) {
+    work.pair = work.flow.answering(tuple).starting(seen.word(work.pair_tuple.tag()), now);
+    match insert_answers(work, env, now) {
+        Err(Obstacle::Raced) => return adopt(work, env),
+        Err(Obstacle::Drop(reason)) => return Err(reason),
         Ok(()) => {}
-        Err(InsertError::Full) => return Err(DropReason::ConntrackFull),
-        Err(InsertError::Exists) => match make_way(work, env, now)? {
-            Way::Kept => {}
-            Way::Free => {
-                if Lookup::<F>::insert_flow(env, &work.pair_tuple, &work.pair).is_err() {
-                    return Ok(Opened::Raced);
-                }
-            }
-            Way::Raced => return Ok(Opened::Raced),
-        },
     }
-    match Lookup::<F>::insert_flow(env, &tuple, &work.flow) {
+    match Lookup::<F>::insert_flow(env, &work.headers.tuple, &work.flow) {
         Ok(()) => Ok(Opened::Done),
-        Err(error) => {
-            // The winner may have chosen the same backend: then the entry of the replies is its own too.
-            let shared = match Lookup::<F>::flow(env, &tuple) {
-                Some(entry) => entry.read(tuple.tag(), &mut work.found) && is_same_backend(work),
-                None => false,
-            };
-            if !shared {
+        Err(InsertError::Full) => {
+            Lookup::<F>::remove_flow(env, &work.pair_tuple);
+            Err(DropReason::ConntrackFull)
+        }
+        Err(InsertError::Exists) => {
+            let ours = work.flow.backend();
+            let adopted = adopt(work, env);
+            // Where the winner chose the same backend, the entry of the replies is its own too.
+            if adopted.is_err() || work.flow.backend() != ours {
                 Lookup::<F>::remove_flow(env, &work.pair_tuple);
             }
-            match error {
-                InsertError::Exists => Ok(Opened::Raced),
-                InsertError::Full => Err(DropReason::ConntrackFull),
-            }
+            adopted
         }
     }
+}
+
+/// Takes the flow that another CPU opened for the packet in the workspace.
+#[inline(always)]
+fn adopt<F, E>(work: &mut Workspace<F>, env: &E) -> Result<Opened, DropReason>
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    match Lookup::<F>::flow(env, &work.headers.tuple) {
+        Some(entry) if entry.read(work.headers.tuple.tag(), &mut work.flow) => Ok(Opened::Raced),
+        _ => Err(DropReason::Contended),
+    }
+}
+
+/// Why the entry of the replies could not be put in.
+enum Obstacle {
+    /// Another CPU is at the same connection.
+    Raced,
+    /// The packet must be dropped.
+    Drop(DropReason),
+}
+
+/// Puts the entry of the replies in, also where that of a connection stands that is over.
+#[inline(always)]
+fn insert_answers<F, E>(work: &mut Workspace<F>, env: &E, now: Tick) -> Result<(), Obstacle>
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    match Lookup::<F>::insert_flow(env, &work.pair_tuple, &work.pair) {
+        Ok(()) => return Ok(()),
+        Err(InsertError::Full) => return Err(Obstacle::Drop(DropReason::ConntrackFull)),
+        Err(InsertError::Exists) => {}
+    }
+    let Some(entry) = Lookup::<F>::flow(env, &work.pair_tuple) else {
+        return Err(Obstacle::Raced);
+    };
+    if !entry.read(work.pair_tuple.tag(), &mut work.found) {
+        return Err(Obstacle::Raced);
+    }
+    let seen = Seen::from(work.found.state());
+    let timeout = env.setting(seen.timeout(work.pair_tuple.protocol()));
+    let over = seen.is_closed() || seen.is_dying() || is_expired(work.found.last_seen(), now, timeout);
+    if !over {
+        if !translates_to::<F>(&work.found, &work.headers.tuple) {
+            return Err(Obstacle::Drop(DropReason::TupleInUse));
+        }
+        if work.found.backend() == work.flow.backend() {
+            // It says what ours would: another CPU's, or the client's own entry was evicted.
+            return Ok(());
+        }
+    }
+    if !displace::<F, _>(&entry, work.found.state()) {
+        return Err(Obstacle::Raced);
+    }
+    Lookup::<F>::remove_flow(env, &work.pair_tuple);
+    Lookup::<F>::insert_flow(env, &work.pair_tuple, &work.pair).map_err(|_| Obstacle::Raced)
 }
 
 /// Notes what a packet of a known connection shows, in both entries: at once where it changes the connection's state,
@@ -137,47 +185,6 @@ fn displace<F: Family, Entry: FlowEntry<F>>(entry: &Entry, state: StateWord) -> 
     entry.exchange_state(state, StateWord::new(state.seen() | Seen::DYING, state.tag()))
 }
 
-/// What became of an entry that stood where ours belongs.
-enum Way {
-    /// It says what ours would.
-    Kept,
-    /// It is gone.
-    Free,
-    /// Another CPU changed it meanwhile.
-    Raced,
-}
-
-/// Deals with the entry that stands where the replies of a new connection belong.
-#[inline(always)]
-fn make_way<F, E>(work: &mut Workspace<F>, env: &E, now: Tick) -> Result<Way, DropReason>
-where
-    F: Family,
-    E: Environment + Lookup<F>,
-{
-    let Some(entry) = Lookup::<F>::flow(env, &work.pair_tuple) else {
-        return Ok(Way::Raced);
-    };
-    if !entry.read(work.pair_tuple.tag(), &mut work.found) {
-        return Ok(Way::Raced);
-    }
-    let seen = Seen::from(work.found.state());
-    let timeout = env.setting(seen.timeout(work.pair_tuple.protocol()));
-    let over = seen.is_closed() || seen.is_dying() || is_expired(work.found.last_seen(), now, timeout);
-    if !over {
-        if !translates_to::<F>(&work.found, &work.headers.tuple) {
-            return Err(DropReason::TupleInUse);
-        }
-        if is_same_backend(work) {
-            return Ok(Way::Kept);
-        }
-    }
-    if !displace::<F, _>(&entry, work.found.state()) {
-        return Ok(Way::Raced);
-    }
-    Lookup::<F>::remove_flow(env, &work.pair_tuple);
-    Ok(Way::Free)
-}
-
 /// Removes the entry of the replies that belonged to the flow in `found`, unless those of another connection stand
 /// there by now.
 #[inline(always)]
@@ -187,11 +194,10 @@ where
     E: Environment + Lookup<F>,
 {
     work.pair_tuple = work.headers.tuple.answering(&work.found);
-    let ours = Lookup::<F>::flow(env, &work.pair_tuple).is_some_and(|entry| {
-        entry.read(work.pair_tuple.tag(), &mut work.pair)
-            && translates_to::<F>(&work.pair, &work.headers.tuple)
-    });
-    if ours {
+    if let Some(entry) = Lookup::<F>::flow(env, &work.pair_tuple)
+        && entry.read(work.pair_tuple.tag(), &mut work.pair)
+        && translates_to::<F>(&work.pair, &work.headers.tuple)
+    {
         Lookup::<F>::remove_flow(env, &work.pair_tuple);
     }
 }
@@ -200,10 +206,4 @@ where
 #[inline(always)]
 fn translates_to<F: Family>(pair: &F::Flow, tuple: &F::Tuple) -> bool {
     pair.source() == tuple.destination() && pair.source_port() == tuple.destination_port()
-}
-
-/// Whether `found` has the backend of the flow.
-#[inline(always)]
-fn is_same_backend<F: Family>(work: &Workspace<F>) -> bool {
-    work.found.backend() == work.flow.backend()
 }

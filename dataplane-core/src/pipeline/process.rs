@@ -13,9 +13,6 @@ use crate::{
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacAddress},
 };
 
-/// How often a packet is decided about where another CPU is faster: the second time, what that one wrote is there.
-const ATTEMPTS: u32 = 2;
-
 /// Handles one packet: decides, writes tables, translates and sends it, and counts the verdict.
 ///
 /// The caller only turns the verdict into its hook's return code. On [`Verdict::Pass`] and [`Verdict::Leave`] the
@@ -70,32 +67,31 @@ where
 {
     F::parse(packet, link.l3, zone, &mut work.headers)?;
     let now = env.now();
-    for _ in 0..ATTEMPTS {
-        match decide(work, env, packet.hook(), now) {
-            Decision::Verdict(verdict) => return Ok(verdict),
-            Decision::Refuse(reason, frontend) => return Err(refuse(env, reason, frontend)),
-            Decision::Known(entry) => {
-                let way = find_way(packet, env, work, link)?;
-                commit::refresh(work, &entry, env, now);
-                return take(&way, packet, env, work, link);
+    let (known, stale) = match decide(work, env, packet.hook(), now) {
+        Decision::Verdict(verdict) => return Err(verdict),
+        Decision::Refuse(reason, frontend) => return Err(refuse(env, reason, frontend)),
+        Decision::Known(entry) => (Some(entry), None),
+        Decision::New(stale) => (None, stale),
+    };
+    let mut way = find_way(packet, env, work, link)?;
+    if let Some(entry) = known {
+        commit::refresh(work, &entry, env, now);
+    } else {
+        match commit::open(work, stale, env, now) {
+            Ok(Opened::Done) => {
+                env.count_service(work.flow.frontend(), |counters| {
+                    counters.flows = counters.flows.wrapping_add(1)
+                });
             }
-            Decision::New(stale) => {
-                let way = find_way(packet, env, work, link)?;
-                match commit::open(work, stale, env, now) {
-                    Ok(Opened::Done) => {
-                        let frontend = work.flow.frontend();
-                        env.count_service(frontend, |counters| {
-                            counters.flows = counters.flows.wrapping_add(1)
-                        });
-                        return take(&way, packet, env, work, link);
-                    }
-                    Ok(Opened::Raced) => {}
-                    Err(reason) => return Err(refuse(env, reason, work.flow.frontend())),
-                }
+            // The way found is that of another backend, maybe. The stack finds this one's.
+            Ok(Opened::Raced) if matches!(packet.hook(), Hook::Xdp) => {
+                way = Way::Leave(LeaveReason::Contended)
             }
+            Ok(Opened::Raced) => way = Way::Stack,
+            Err(reason) => return Err(refuse(env, reason, work.flow.frontend())),
         }
     }
-    Err(Verdict::Drop(DropReason::Contended))
+    take(&way, packet, env, work, link)
 }
 
 /// Where a packet goes.

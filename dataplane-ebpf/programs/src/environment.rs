@@ -4,8 +4,8 @@ use core::ffi::c_void;
 
 use dataplane_core::{
     abi::{
-        BACKEND_LOCAL, BackendRef, InterfaceEntry, ServiceCounters, ServiceRef, ServiceWord, Setting, StateWord,
-        TestInput, counter_index,
+        BACKEND_LOCAL, BackendRef, InterfaceEntry, ServiceCounters, ServiceRef, ServiceWord, Setting,
+        StateWord, TestInput, counter_index,
     },
     pipeline::{Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Tick, Verdict},
     tables::{Family, FlowEntry, InsertError, Lookup, V4, V6},
@@ -61,7 +61,11 @@ macro_rules! family {
                 if entry.generation != backend.generation() || entry.generation == 0 {
                     return None;
                 }
-                Some(Backend { address: entry.address, port: entry.port, local: entry.flags & BACKEND_LOCAL != 0 })
+                Some(Backend {
+                    address: entry.address,
+                    port: entry.port,
+                    local: entry.flags & BACKEND_LOCAL != 0,
+                })
             }
 
             #[inline(always)]

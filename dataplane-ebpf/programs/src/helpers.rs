@@ -3,7 +3,10 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, __sk_buff, bpf_fib_lookup as FibParameters, bpf_redir_neigh, xdp_md},
+    bindings::{
+        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
+        bpf_fib_lookup as FibParameters, bpf_redir_neigh, xdp_md,
+    },
     helpers::generated,
 };
 use dataplane_core::{
@@ -12,6 +15,8 @@ use dataplane_core::{
     wire::MacAddress,
 };
 use zerocopy::{Immutable, IntoBytes};
+
+use crate::frame::Bytes;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -109,8 +114,34 @@ pub fn redirect_neighbor(hop: &NextHop) -> i32 {
     parameters.__bindgen_anon_1.ipv6_nh = hop.gateway.address;
     // SAFETY: the parameters are of the size that is said.
     unsafe {
-        generated::bpf_redirect_neigh(hop.interface, &raw mut parameters, size_of::<bpf_redir_neigh>() as i32, 0) as i32
+        generated::bpf_redirect_neigh(
+            hop.interface,
+            &raw mut parameters,
+            size_of::<bpf_redir_neigh>() as i32,
+            0,
+        ) as i32
     }
+}
+
+/// Reads a packet pointer out of a context: a field of 32 bits that the verifier makes a pointer of 64.
+///
+/// By plain code, the compiler believes that the value has 32 bits, and may copy it as such; what comes out is no
+/// pointer any more. `pure` and `readonly` let it keep the value until something may have changed the packet.
+macro_rules! packet_pointer {
+    ($context:expr, $structure:ty, $field:ident) => {{
+        let pointer: u64;
+        // SAFETY: loads a field of the program's context, which is valid for this run.
+        unsafe {
+            core::arch::asm!(
+                "{pointer} = *(u32 *)({context} + {offset})",
+                pointer = out(reg) pointer,
+                context = in(reg) $context,
+                offset = const core::mem::offset_of!($structure, $field),
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        pointer as usize
+    }};
 }
 
 /// A frame in a network card's ring.
@@ -119,14 +150,13 @@ pub struct Xdp(pub *mut xdp_md);
 
 impl Xdp {
     #[inline(always)]
-    pub fn bytes(self) -> crate::frame::Bytes {
-        // SAFETY: the program's context, valid for this run.
-        unsafe { crate::frame::Bytes { data: (*self.0).data as usize, end: (*self.0).data_end as usize } }
+    pub fn bytes(self) -> Bytes {
+        Bytes { data: packet_pointer!(self.0, xdp_md, data), end: packet_pointer!(self.0, xdp_md, data_end) }
     }
 
     #[inline(always)]
     pub fn interface(self) -> u32 {
-        // SAFETY: as in `bytes`.
+        // SAFETY: the program's context, valid for this run.
         unsafe { (*self.0).ingress_ifindex }
     }
 
@@ -174,9 +204,11 @@ fn done(code: i64) -> Result<(), ApplyError> {
 
 impl Skb {
     #[inline(always)]
-    pub fn bytes(self) -> crate::frame::Bytes {
-        // SAFETY: the program's context, valid for this run.
-        unsafe { crate::frame::Bytes { data: (*self.0).data as usize, end: (*self.0).data_end as usize } }
+    pub fn bytes(self) -> Bytes {
+        Bytes {
+            data: packet_pointer!(self.0, __sk_buff, data),
+            end: packet_pointer!(self.0, __sk_buff, data_end),
+        }
     }
 
     /// Makes the first `length` bytes linear.
@@ -194,15 +226,26 @@ impl Skb {
 
     /// Writes bytes that no checksum within the packet balances, and mends the sum that the network card made.
     #[inline(always)]
-    pub fn store_unbalanced<T: IntoBytes + Immutable>(self, offset: u32, value: &T) -> Result<(), ApplyError> {
+    pub fn store_unbalanced<T: IntoBytes + Immutable>(
+        self,
+        offset: u32,
+        value: &T,
+    ) -> Result<(), ApplyError> {
         self.store_flags(offset, value, BPF_F_RECOMPUTE_CSUM.into())
     }
 
     #[inline(always)]
-    fn store_flags<T: IntoBytes + Immutable>(self, offset: u32, value: &T, flags: u64) -> Result<(), ApplyError> {
+    fn store_flags<T: IntoBytes + Immutable>(
+        self,
+        offset: u32,
+        value: &T,
+        flags: u64,
+    ) -> Result<(), ApplyError> {
         let bytes: *const T = value;
         // SAFETY: the value is as long as is said; the kernel checks the offset.
-        done(unsafe { generated::bpf_skb_store_bytes(self.0, offset, bytes.cast(), size_of::<T>() as u32, flags) })
+        done(unsafe {
+            generated::bpf_skb_store_bytes(self.0, offset, bytes.cast(), size_of::<T>() as u32, flags)
+        })
     }
 
     /// Adds a delta to the checksum of an IPv4 header.

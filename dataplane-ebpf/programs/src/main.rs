@@ -10,7 +10,7 @@
 #![no_std]
 #![no_main]
 #![allow(internal_features)]
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch, core_intrinsics)]
 #![deny(unsafe_op_in_unsafe_fn)]
 
 #[deny(unsafe_code)]

@@ -15,9 +15,9 @@ use aya_ebpf::{
 };
 use dataplane_core::{
     abi::{
-        BackendV4, BackendV6, CONFIG_WORDS, COUNTERS as COUNTER_COUNT, FlowV4, FlowV6, INTERFACE_PLACES, InterfaceEntry,
-        ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, StateWord, TEST_INPUT_WORDS, TestInput, TupleV4,
-        TupleV6,
+        BackendV4, BackendV6, CONFIG_WORDS, COUNTERS as COUNTER_COUNT, FlowV4, FlowV6, INTERFACE_PLACES,
+        InterfaceEntry, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, StateWord, TEST_INPUT_WORDS,
+        TestInput, TupleV4, TupleV6,
     },
     pipeline::{Hook, Tick, Workspaces},
     tables::InsertError,

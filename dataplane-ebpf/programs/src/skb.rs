@@ -2,7 +2,9 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use dataplane_core::{
-    pipeline::{ApplyError, Headers, HopLimit, Hook, MAX_VLAN_TAGS, NextHop, Packet, ParseFamily, Verdict, process},
+    pipeline::{
+        ApplyError, Headers, Hook, HopLimit, MAX_VLAN_TAGS, NextHop, Packet, ParseFamily, Verdict, process,
+    },
     tables::{Flow, Tuple},
     wire::{Frame, Header, MacAddress, PROTOCOL_UDP, TcpHeader, UdpHeader},
 };

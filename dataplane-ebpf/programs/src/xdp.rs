@@ -2,11 +2,18 @@
 
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use dataplane_core::{
-    pipeline::{ApplyError, Headers, HopLimit, Hook, NextHop, Packet, ParseFamily, Verdict, process, translate_in_place},
+    pipeline::{
+        ApplyError, Headers, Hook, HopLimit, NextHop, Packet, ParseFamily, Verdict, process,
+        translate_in_place,
+    },
     wire::{EthernetHeader, Frame, Header},
 };
 
-use crate::{environment::Kernel, helpers::{self, Xdp}, maps};
+use crate::{
+    environment::Kernel,
+    helpers::{self, Xdp},
+    maps,
+};
 
 struct XdpPacket {
     xdp: Xdp,
