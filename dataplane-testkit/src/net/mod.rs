@@ -38,19 +38,24 @@
 
 mod error;
 mod ethtool;
+pub mod http;
 mod kernel_test;
 mod link;
 mod namespace;
 mod neighbour;
 mod netlink;
+mod pattern;
 mod route;
 mod statistics;
 mod sys;
 mod sysctl;
+mod topology;
+mod udp;
 mod wait;
 
 pub use error::NetError;
 pub use ethtool::Offload;
+pub use http::HttpServer;
 pub use kernel_test::{KERNEL_TEST_LOG, MissingPrivilege, REQUIRE_KERNEL, capabilities, kernel_test};
 pub use link::{Interface, MacAddress, bridge, veth};
 pub use namespace::Namespace;
@@ -60,4 +65,8 @@ pub use statistics::{
     Icmp6Statistics, IcmpStatistics, InterfaceCounters, IpStatistics, Statistics, TcpStatistics,
     UdpStatistics,
 };
+pub use topology::{
+    AddressPlan, BackendHost, BackendLinks, HostAddresses, LoadBalancerTopology, LoadBalancerTopologyBuilder,
+};
+pub use udp::{UdpClient, UdpEchoServer, UdpError, UdpReply};
 pub use wait::{WaitTimeout, wait_for};
