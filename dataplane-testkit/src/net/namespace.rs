@@ -46,7 +46,8 @@ impl Namespace {
         Self::start(label.into(), Origin::New)
     }
 
-    /// The namespace that the calling thread is in, its settings untouched.
+    /// The namespace that the calling thread is in, its settings untouched: outside [`Namespace::run`] that is the host's,
+    /// where a link that is made stays visible until its other end goes.
     pub fn current() -> Result<Self, NetError> {
         let label = "current";
         let fd = sys::current_network().map_err(|source| NetError::Namespace {
