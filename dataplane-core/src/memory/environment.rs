@@ -5,11 +5,11 @@ use std::{net::IpAddr, sync::Arc};
 use super::{MemoryTables, clock_table::Entry, simulator::World};
 use crate::{
     abi::{
-        BACKEND_LOCAL, BackendRef, BackendV4, BackendV6, InterfaceEntry, ServiceCounters, ServiceRef,
-        ServiceWord, Setting, StateWord,
+        BACKEND_LOCAL, BackendRef, BackendV4, BackendV6, INTERFACE_PLACES, InterfaceEntry, ServiceCounters,
+        ServiceRef, ServiceWord, Setting, StateWord,
     },
-    pipeline::{Backend, Environment, Hook, Route, RouteQuery, Routes, Tick, Verdict},
-    tables::{Family, FlowEntry, InsertError, Lookup, V4, V6, WordArray},
+    pipeline::{Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Tick, Verdict},
+    tables::{Family, Flow, FlowEntry, InsertError, Lookup, V4, V6, WordArray},
 };
 
 /// Tables and world as one packet meets them.
@@ -26,7 +26,7 @@ pub(super) struct MemoryEntry<V>(Arc<Entry<V>>);
 macro_rules! lookup {
     ($family:ty, $services:ident, $backends:ident, $backend:ident, $conntrack:ident) => {
         impl Lookup<$family> for MemoryEnvironment<'_> {
-            type Entry = MemoryEntry<<$family as Family>::FlowValue>;
+            type Entry = MemoryEntry<<$family as Family>::Flow>;
 
             fn service(&self, key: &<$family as Family>::ServiceKey) -> Option<ServiceRef> {
                 self.tables.$services.find(key)
@@ -54,27 +54,31 @@ macro_rules! lookup {
                 })
             }
 
-            fn flow(&self, tuple: &<$family as Family>::TupleKey) -> Option<Self::Entry> {
+            fn flow(&self, tuple: &<$family as Family>::Tuple) -> Option<Self::Entry> {
                 self.tables.$conntrack.find(tuple).map(MemoryEntry)
             }
 
             fn insert_flow(
                 &self,
-                tuple: &<$family as Family>::TupleKey,
-                flow: &<$family as Family>::FlowValue,
+                tuple: &<$family as Family>::Tuple,
+                flow: &<$family as Family>::Flow,
             ) -> Result<(), InsertError> {
                 self.tables.$conntrack.insert_new(tuple, *flow)
             }
 
-            fn remove_flow(&self, tuple: &<$family as Family>::TupleKey) {
+            fn remove_flow(&self, tuple: &<$family as Family>::Tuple) {
                 self.tables.$conntrack.take(tuple);
             }
         }
 
-        impl FlowEntry<$family> for MemoryEntry<<$family as Family>::FlowValue> {
-            fn read(&self, tag: u32) -> Option<<$family as Family>::FlowValue> {
-                let value = *self.0.value.lock();
-                (<$family>::flow_tags(&value) == (tag, tag)).then_some(value)
+        impl FlowEntry<$family> for MemoryEntry<<$family as Family>::Flow> {
+            fn read(&self, tag: u32, into: &mut <$family as Family>::Flow) -> bool {
+                *into = *self.0.value.lock();
+                into.has_tag(tag)
+            }
+
+            fn state(&self) -> StateWord {
+                self.0.value.lock().state
             }
 
             fn exchange_state(&self, current: StateWord, new: StateWord) -> bool {
@@ -92,8 +96,8 @@ macro_rules! lookup {
         }
 
         impl Routes<$family> for MemoryEnvironment<'_> {
-            fn route(&self, query: &RouteQuery<$family>) -> Route {
-                self.world.route(query.interface, IpAddr::from(query.destination), query.length)
+            fn route(&self, query: &RouteQuery<$family>, hop: &mut NextHop) -> Route {
+                self.world.route(query.interface, IpAddr::from(query.destination), query.length, hop)
             }
         }
     };
@@ -117,7 +121,7 @@ impl Environment for MemoryEnvironment<'_> {
 
     fn interface(&self, index: u32) -> Option<InterfaceEntry> {
         let interfaces = &self.tables.interfaces;
-        let place = index.checked_rem(interfaces.capacity())?;
+        let place = index % INTERFACE_PLACES;
         let words = [interfaces.load(place, 0)?, interfaces.load(place, 1)?];
         let entry: InterfaceEntry = zerocopy::transmute!(words);
         (entry.index == index && index != 0).then_some(entry)

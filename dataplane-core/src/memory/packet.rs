@@ -3,9 +3,7 @@
 use bytes::{Buf, BufMut, BytesMut};
 
 use crate::{
-    pipeline::{
-        ApplyError, Headers, Hook, HopLimit, NextHop, Packet, ParseFamily, Translation, translate_in_place,
-    },
+    pipeline::{ApplyError, Headers, Hook, HopLimit, NextHop, Packet, ParseFamily, translate_in_place},
     wire::{EthernetHeader, Frame, Header, MacAddress, VlanTag},
 };
 
@@ -65,17 +63,17 @@ impl Packet for MemoryPacket {
     fn translate<F: ParseFamily>(
         &mut self,
         headers: &Headers<F>,
-        translation: &Translation<F>,
+        flow: &F::Flow,
         hop_limit: HopLimit,
     ) -> Result<(), ApplyError> {
-        translate_in_place(self, headers, translation, hop_limit)
+        translate_in_place(self, headers, flow, hop_limit)
     }
 
     fn send(&mut self, hop: &NextHop) -> Result<(), ApplyError> {
-        if let (Hook::Xdp, Some(link)) = (self.hook, hop.link) {
+        if self.hook == Hook::Xdp {
             let mut ethernet: EthernetHeader = self.read(0).ok_or(ApplyError)?;
-            ethernet.destination = link.destination;
-            ethernet.source = link.source;
+            ethernet.destination = hop.link.destination;
+            ethernet.source = hop.link.source;
             self.write(0, ethernet).ok_or(ApplyError)?;
         }
         self.sent = Some(*hop);

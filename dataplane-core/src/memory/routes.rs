@@ -6,8 +6,8 @@ use hashbrown::HashMap;
 use ipnet::IpNet;
 
 use crate::{
-    pipeline::{Gateway, LinkAddresses, NextHop, Route},
-    wire::MacAddress,
+    pipeline::{LinkAddresses, NextHop, Route},
+    wire::{Ipv4Address, Ipv6Address, MacAddress},
 };
 
 /// What a route says.
@@ -67,6 +67,7 @@ impl RouteTable {
         destination: IpAddr,
         length: u32,
         facts: impl Fn(u32) -> Option<LinkFacts>,
+        hop: &mut NextHop,
     ) -> Route {
         let matching = self.routes.iter().filter(|(prefix, _)| prefix.contains(&destination));
         let Some((_, target)) = matching.max_by_key(|(prefix, _)| prefix.prefix_len()) else {
@@ -85,14 +86,19 @@ impl RouteTable {
             return Route::TooBig;
         }
         let neighbor = self.neighbors.get(&(interface, gateway));
-        Route::Forward(NextHop {
+        *hop = NextHop {
             interface,
             gateway: match gateway {
-                IpAddr::V4(address) => Gateway::V4(address.into()),
-                IpAddr::V6(address) => Gateway::V6(address.into()),
+                IpAddr::V4(address) => Ipv4Address::from(address).into(),
+                IpAddr::V6(address) => Ipv6Address::from(address).into(),
             },
-            link: neighbor.map(|&destination| LinkAddresses { destination, source: facts.mac }),
-        })
+            resolved: neighbor.is_some(),
+            link: neighbor.map_or(LinkAddresses::default(), |&destination| LinkAddresses {
+                destination,
+                source: facts.mac,
+            }),
+        };
+        Route::Forward
     }
 }
 
@@ -120,20 +126,17 @@ mod tests {
         routes.insert(net("198.51.100.0/24"), Target::Link(2));
         routes.insert(net("198.51.100.7/32"), Target::Unreachable);
         routes.insert_neighbor(2, address("198.51.100.9"), [2, 0, 0, 0, 0, 99]);
-        let hop = |to: &str| match routes.lookup(address(to), 100, facts) {
-            Route::Forward(hop) => {
-                (hop.interface, hop.gateway, hop.link.map(|link| link.destination.bytes()[5]))
-            }
-            other => panic!("{to}: {other:?}"),
+        let lookup = |to: &str, length| {
+            let mut hop = NextHop::default();
+            (routes.lookup(address(to), length, facts, &mut hop), hop)
         };
-        let v4 = |text: &str| match address(text) {
-            IpAddr::V4(a) => Gateway::V4(a.into()),
-            IpAddr::V6(a) => Gateway::V6(a.into()),
-        };
-        assert_eq!(hop("203.0.113.1"), (1, v4("192.0.2.1"), None));
-        assert_eq!(hop("198.51.100.9"), (2, v4("198.51.100.9"), Some(99)));
-        assert_eq!(routes.lookup(address("198.51.100.7"), 100, facts), Route::Unreachable);
-        assert_eq!(routes.lookup(address("2001:db8::1"), 100, facts), Route::Stack);
-        assert_eq!(routes.lookup(address("198.51.100.9"), 1501, facts), Route::TooBig);
+        let (route, hop) = lookup("203.0.113.1", 100);
+        assert_eq!((route, hop.interface, hop.resolved), (Route::Forward, 1, false));
+        assert_eq!(hop.gateway, Ipv4Address::from(std::net::Ipv4Addr::new(192, 0, 2, 1)).into());
+        let (route, hop) = lookup("198.51.100.9", 1500);
+        assert_eq!((route, hop.interface, hop.link.destination.bytes()[5]), (Route::Forward, 2, 99));
+        assert_eq!(lookup("198.51.100.7", 100).0, Route::Unreachable);
+        assert_eq!(lookup("2001:db8::1", 100).0, Route::Stack);
+        assert_eq!(lookup("198.51.100.9", 1501).0, Route::TooBig);
     }
 }

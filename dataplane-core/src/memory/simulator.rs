@@ -14,8 +14,8 @@ use hashbrown::HashMap;
 
 use super::{MemoryPacket, MemoryTables, RouteTable, environment::MemoryEnvironment, routes::LinkFacts};
 use crate::{
-    abi::{INTERFACE_XDP_SEND, InterfaceEntry},
-    pipeline::{Hook, NextHop, Route, Verdict, process},
+    abi::{INTERFACE_PLACES, INTERFACE_XDP_SEND, InterfaceEntry},
+    pipeline::{Hook, NextHop, Route, Verdict, Workspaces, process},
     tables::{Cause, Operation, Store, TableError},
     wire::MacAddress,
 };
@@ -77,14 +77,15 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn route(&self, arrived: u32, destination: IpAddr, length: u32) -> Route {
+    pub(super) fn route(&self, arrived: u32, destination: IpAddr, length: u32, hop: &mut NextHop) -> Route {
         if !self.interfaces.get(&arrived).is_some_and(|interface| interface.forwarding) {
             return Route::ForwardingOff;
         }
-        self.routes.lookup(destination, length, |index| {
+        let facts = |index| {
             let interface = self.interfaces.get(&index)?;
             Some(LinkFacts { mac: MacAddress::new(interface.mac), mtu: interface.mtu })
-        })
+        };
+        self.routes.lookup(destination, length, facts, hop)
     }
 }
 
@@ -105,7 +106,7 @@ impl Simulator {
     /// [`TableError`] where another interface has its place in the table.
     pub fn add_interface(&mut self, interface: SimulatedInterface) -> Result<(), TableError> {
         let table = self.tables.interfaces();
-        let place = interface.index % table.capacity().max(1);
+        let place = interface.index % INTERFACE_PLACES;
         let taken = table.load(place, 0).unwrap_or(0) as u32;
         if taken != 0 && taken != interface.index {
             let cause = Cause::OutOfRange { index: interface.index, capacity: table.capacity() };
@@ -146,7 +147,7 @@ impl Simulator {
         let _guard = self.tables.enter();
         let random = self.fixed_random.unwrap_or_else(|| self.next_random());
         let environment = MemoryEnvironment { tables: &self.tables, world: &self.world, random };
-        let verdict = process(&mut packet, &environment);
+        let verdict = process(&mut packet, &environment, &mut Workspaces::default());
         Outcome { verdict, frame: packet.bytes, sent: packet.sent }
     }
 

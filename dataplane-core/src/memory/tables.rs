@@ -7,8 +7,8 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use super::{clock_table::ClockTable, hash::Hashed, words::Words};
 use crate::{
     abi::{
-        ABI_VERSION, CONFIG_WORDS, COUNTERS, FlowV4, FlowV6, ServiceCounters, ServiceKeyV4, ServiceKeyV6,
-        ServiceRef, Setting, TupleV4, TupleV6, counter_index, map,
+        ABI_VERSION, CONFIG_WORDS, COUNTERS, FlowV4, FlowV6, INTERFACE_PLACES, ServiceCounters, ServiceKeyV4,
+        ServiceKeyV6, ServiceRef, Setting, TupleV4, TupleV6, counter_index, map,
     },
     pipeline::{Hook, Timeouts, Verdict},
     tables::{Capacity, Cause, Counters, HashTable, Operation, Store, TableError, WordArray},
@@ -43,7 +43,7 @@ impl MemoryTables {
             backends_v4: Words::new(map::BACKENDS_V4, capacity.backends, 2),
             backends_v6: Words::new(map::BACKENDS_V6, capacity.backends, 4),
             config: Words::new(map::CONFIG, CONFIG_WORDS, 1),
-            interfaces: Words::new(map::INTERFACES, capacity.interfaces, 2),
+            interfaces: Words::new(map::INTERFACES, INTERFACE_PLACES, 2),
             conntrack_v4: ClockTable::new(map::CONNTRACK_V4, capacity.conntrack),
             conntrack_v6: ClockTable::new(map::CONNTRACK_V6, capacity.conntrack),
             counters: MemoryCounters::new(capacity.frontends.saturating_mul(2)),

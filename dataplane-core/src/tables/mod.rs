@@ -11,7 +11,7 @@ mod lookup;
 mod store;
 
 pub use capacity::Capacity;
-pub use family::{Family, Flow, FlowParts, ServiceParts, Tuple, V4, V6};
+pub use family::{Family, Flow, Tuple, V4, V6};
 pub use lookup::{FlowEntry, InsertError, Lookup};
 #[cfg(feature = "std")]
 pub use store::{BatchError, Cause, Counters, Entries, HashTable, Operation, Store, TableError, WordArray};

@@ -1,40 +1,50 @@
-//! Placeholder programs: each passes every packet.
+//! Forebay's programs: they bind `dataplane-core`'s pipeline to hooks and maps, and hold no logic of their own.
+//!
+//! | file | binds |
+//! | --- | --- |
+//! | `maps.rs` | the maps, and every access to a value in one |
+//! | `environment.rs` | maps and helpers as the pipeline's [`Environment`](dataplane_core::pipeline::Environment) |
+//! | `frame.rs` | packet bytes between `data` and `data_end` |
+//! | `xdp.rs`, `skb.rs` | a packet at each kind of hook: how it is changed and sent |
+//! | `helpers.rs` | the kernel's helper functions |
 #![no_std]
 #![no_main]
+#![allow(internal_features)]
+#![feature(asm_experimental_arch, core_intrinsics)]
+#![deny(unsafe_op_in_unsafe_fn)]
+
+#[deny(unsafe_code)]
+mod environment;
+mod frame;
+mod helpers;
+mod maps;
+#[deny(unsafe_code)]
+mod skb;
+#[deny(unsafe_code)]
+mod xdp;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_UNSPEC, xdp_action},
-    btf_maps::Array,
-    macros::{btf_map, classifier, xdp},
+    macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
+use dataplane_core::pipeline::Hook;
 
-#[btf_map]
-static COUNTERS: Array<u64, 16> = Array::new();
-
+/// XDP on an uplink: the shortcut for packets that leave again.
 #[xdp(frags)]
-fn forebay_xdp(_: XdpContext) -> u32 {
-    count(0);
-    xdp_action::XDP_PASS
+fn forebay_xdp(context: XdpContext) -> u32 {
+    xdp::run(context.ctx)
 }
 
+/// tcx or clsact on an uplink, packets that come in.
 #[classifier]
-fn forebay_ingress(_: TcContext) -> i32 {
-    count(1);
-    TC_ACT_UNSPEC
+fn forebay_ingress(context: TcContext) -> i32 {
+    skb::run(context.skb.skb, Hook::Ingress)
 }
 
+/// tcx or clsact on an uplink, packets that go out.
 #[classifier]
-fn forebay_egress(_: TcContext) -> i32 {
-    count(2);
-    TC_ACT_UNSPEC
-}
-
-fn count(hook: u32) {
-    if let Some(counter) = COUNTERS.get_ptr_mut(hook) {
-        // SAFETY: the pointer is to a value of this map, valid for this run of the program.
-        unsafe { *counter += 1 };
-    }
+fn forebay_egress(context: TcContext) -> i32 {
+    skb::run(context.skb.skb, Hook::Egress)
 }
 
 #[unsafe(link_section = "license")]
