@@ -7,7 +7,7 @@ use aya::{
     maps::MapError,
     programs::{Program, ProgramError},
 };
-use dataplane_core::{pipeline::Timeouts, tables::Capacity};
+use dataplane_core::{abi::INTERFACE_PLACES, pipeline::Timeouts, tables::Capacity};
 
 use crate::{
     EbpfDataplane, Error,
@@ -78,12 +78,13 @@ impl Builder {
         let uplinks = self.resolve(&network)?;
 
         let mut ebpf = self.load(&bytes)?;
-        let batch = features.batch && !self.single_operations;
-        let tables = KernelTables::new(LoadedMaps::take(&mut ebpf)?, batch)?;
-        tables.configure(&self.timeouts)?;
+        // The programs name their maps by descriptor until they are loaded.
         for name in [XDP, INGRESS, EGRESS] {
             load_program(&mut ebpf, name)?;
         }
+        let batch = features.batch && !self.single_operations;
+        let tables = KernelTables::new(LoadedMaps::take(&mut ebpf)?, batch)?;
+        tables.configure(&self.timeouts)?;
         EbpfDataplane::attach(network, features, ebpf, Arc::new(tables), &uplinks)
     }
 
@@ -91,21 +92,20 @@ impl Builder {
     fn resolve(&self, network: &Network) -> Result<Vec<(Uplink, LinkState)>, Error> {
         let mut found: Vec<(Uplink, LinkState)> = Vec::new();
         let mut places: HashMap<u32, (String, u32)> = HashMap::new();
-        let capacity = self.capacity.interfaces;
         for uplink in &self.uplinks {
             let link = network.link(&uplink.name)?;
             let (interface, index) = (uplink.name.clone(), link.index);
             if !link.is_ethernet() {
                 return Err(Error::InterfaceNotEthernet { interface, kind: link.link_type });
             }
-            let place = index.checked_rem(capacity).unwrap_or(0);
+            let place = index % INTERFACE_PLACES;
             match places.insert(place, (interface.clone(), index)) {
                 None => found.push((uplink.clone(), link)),
                 Some((_, other_index)) if other_index == index => {
                     return Err(Error::InterfaceTwice { interface });
                 }
                 Some((other, other_index)) => {
-                    return Err(Error::InterfaceSlotTaken { interface, index, other, other_index, capacity });
+                    return Err(Error::InterfaceSlotTaken { interface, index, other, other_index });
                 }
             }
         }

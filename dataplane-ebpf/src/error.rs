@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use dataplane_core::tables::TableError;
+use dataplane_core::{abi::INTERFACE_PLACES, tables::TableError};
 
 use crate::uplink::HookName;
 
@@ -141,8 +141,8 @@ pub enum Error {
 
     /// Two interfaces share a place in the table of interfaces.
     #[error(
-        "interfaces {interface} (index {index}) and {other} (index {other_index}) share a place among {capacity}: \
-         raise Capacity::interfaces"
+        "interfaces {interface} and {other} cannot both be uplinks: their indexes {index} and {other_index} share a place \
+         among {INTERFACE_PLACES}; make one of them anew (`ip link add … index`)"
     )]
     InterfaceSlotTaken {
         /// The interface.
@@ -153,8 +153,6 @@ pub enum Error {
         other: String,
         /// Its index.
         other_index: u32,
-        /// How many places there are.
-        capacity: u32,
     },
 
     /// Another's XDP program is on the interface.

@@ -12,8 +12,8 @@ use aya_obj::{
 };
 use dataplane_core::{
     abi::{
-        BackendV4, BackendV6, CONFIG_WORDS, COUNTERS, FlowV4, FlowV6, InterfaceEntry, ServiceCounters,
-        ServiceKeyV4, ServiceKeyV6, ServiceRef, TEST_INPUT_WORDS, TupleV4, TupleV6, map,
+        BackendV4, BackendV6, CONFIG_WORDS, COUNTERS, FlowV4, FlowV6, INTERFACE_PLACES, InterfaceEntry,
+        ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, TEST_INPUT_WORDS, TupleV4, TupleV6, map,
     },
     tables::Capacity,
 };
@@ -112,7 +112,7 @@ pub(crate) const MAPS: &[MapSpec] = &[
     spec!(mapped BACKENDS_V4, BackendV4, |c| c.backends),
     spec!(mapped BACKENDS_V6, BackendV6, |c| c.backends),
     spec!(mapped CONFIG, u64, |_| CONFIG_WORDS),
-    spec!(mapped INTERFACES, InterfaceEntry, |c| c.interfaces),
+    spec!(mapped INTERFACES, InterfaceEntry, |_| INTERFACE_PLACES),
     spec!(mapped TEST_INPUTS, u64, |_| TEST_INPUT_WORDS),
     spec!(per_cpu COUNTERS, u64, |_| COUNTERS),
     spec!(per_cpu SERVICE_COUNTERS, ServiceCounters, |c| c.frontends.saturating_mul(2)),

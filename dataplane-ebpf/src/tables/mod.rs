@@ -9,8 +9,8 @@ use std::{collections::HashMap, io, os::fd::AsFd};
 
 use dataplane_core::{
     abi::{
-        ABI_VERSION, FlowV4, FlowV6, InterfaceEntry, ServiceKeyV4, ServiceKeyV6, ServiceRef, Setting,
-        TupleV4, TupleV6, map,
+        ABI_VERSION, FlowV4, FlowV6, INTERFACE_PLACES, InterfaceEntry, ServiceKeyV4, ServiceKeyV6,
+        ServiceRef, Setting, TupleV4, TupleV6, map,
     },
     pipeline::Timeouts,
     tables::{Counters, HashTable, Store, TableError, WordArray},
@@ -107,14 +107,14 @@ impl KernelTables {
 
     /// Writes what the programs know of an interface to its place, which must be its own or free.
     pub(crate) fn set_interface(&self, entry: &InterfaceEntry) -> Result<(), TableError> {
-        let place = entry.index.checked_rem(self.interfaces.capacity()).unwrap_or(0);
+        let place = entry.index % INTERFACE_PLACES;
         let words: [u64; 2] = transmute!(*entry);
         self.interfaces.store(place, &words)
     }
 
     /// Clears the place of an interface.
     pub(crate) fn clear_interface(&self, index: u32) -> Result<(), TableError> {
-        let place = index.checked_rem(self.interfaces.capacity()).unwrap_or(0);
+        let place = index % INTERFACE_PLACES;
         self.interfaces.store(place, &[0, 0])
     }
 
