@@ -13,6 +13,7 @@
 //! | [`tables`] | the seam: what a packet needs of tables, and what control needs |
 //! | [`abi`] | keys and values of the tables as bytes |
 //! | [`wire`] | headers as checked views |
+//! | [`memory`] | the tables in RAM, and a simulator that runs frames through them |
 //! | [`pipeline`] | what happens to a packet; compiled for the kernel and for the host |
 //!
 //! Without the feature `std` (on by default) only what runs in the kernel is left: `tables`' packet side, `abi`,
@@ -25,6 +26,8 @@ pub mod abi;
 pub mod compile;
 #[cfg(feature = "std")]
 pub mod control;
+#[cfg(feature = "std")]
+pub mod memory;
 #[cfg(feature = "std")]
 pub mod model;
 #[deny(

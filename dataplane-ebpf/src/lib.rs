@@ -1,1 +1,58 @@
-//! To be written.
+//! Forebay in the Linux kernel: loads the programs, fills their tables, attaches them to interfaces.
+//!
+//! ```no_run
+//! use dataplane_core::{pipeline::Timeouts, tables::{Capacity, Store}};
+//! use dataplane_ebpf::{EbpfDataplane, Error, Order, Uplink, XdpMode};
+//!
+//! # fn main() -> Result<(), Error> {
+//! let plane = EbpfDataplane::builder()
+//!     .unpinned()
+//!     .capacity(Capacity { conntrack: 1 << 20, ..Capacity::default() })
+//!     .timeouts(Timeouts::default())
+//!     .uplink(Uplink::named("eth0").xdp(XdpMode::Auto).order(Order::First))
+//!     .open()?;
+//! for attachment in plane.attachments() {
+//!     println!("{attachment}"); // eth0: XDP native, tcx
+//! }
+//! for warning in plane.warnings() {
+//!     eprintln!("warning: {warning}");
+//! }
+//! let tables: std::sync::Arc<dyn Store> = plane.tables();
+//! # drop(tables);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | `builder`, `dataplane`, `uplink` | opening a dataplane, and what is open |
+//! | `tables` | [`Store`](dataplane_core::tables::Store) over the kernel's maps |
+//! | `attach` | programs on interfaces: which hooks were got, and why |
+//! | `probe` | what this kernel, this process and this host can do |
+//! | `net` | what the kernel tells of interfaces, over netlink |
+//! | `object` | the compiled programs, and what they must look like |
+//! | `sys` | system calls; all unsafe code |
+//! | `testing` | programs with a test's clock, run on frames (feature `testing`) |
+#![deny(unsafe_code)]
+
+mod attach;
+mod builder;
+mod dataplane;
+mod error;
+mod net;
+mod object;
+mod probe;
+mod sys;
+mod tables;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod uplink;
+
+pub use attach::{Attachment, TcAttachment, XdpAttachment, XdpOff};
+pub use builder::Builder;
+pub use dataplane::{EbpfDataplane, ProgramReport};
+pub use error::Error;
+pub use object::OBJECT_VARIABLE;
+pub use probe::{Features, PeerChecksums, Privileges, Warning};
+pub use tables::KernelTables;
+pub use uplink::{HookName, Order, TcMode, Uplink, XdpMode};

@@ -21,7 +21,7 @@ word_of_two! {
 macro_rules! flow_types {
     ($family:literal, $address:ty, $tuple:ident, $flow:ident) => {
         #[doc = concat!("Key of the ", $family, " conntrack table: a tuple as this hook sees it.")]
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
         #[repr(C)]
         pub struct $tuple {
             /// Source address.

@@ -2,10 +2,13 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+/// How many places there are for interfaces. A power of two, so that the place is found without a division.
+pub const INTERFACE_PLACES: u32 = 4096;
+
 /// Flag of an interface: XDP may send frames out of it.
 pub const INTERFACE_XDP_SEND: u16 = 1;
 
-/// One interface. It stands at its index modulo the table's capacity; where two would share a place, the second is
+/// One interface. It stands at its index modulo [`INTERFACE_PLACES`]; where two would share a place, the second is
 /// refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(8))]

@@ -22,7 +22,7 @@ pub use backend::{BACKEND_LOCAL, BackendRef, BackendV4, BackendV6};
 pub use config::{CONFIG_WORDS, Setting, TEST_INPUT_WORDS, TestInput};
 pub use counters::{COUNTERS, ServiceCounters, counter_index};
 pub use flow::{FLOW_LOCAL, FLOW_REPLY, FlowV4, FlowV6, StateWord, TupleV4, TupleV6};
-pub use interface::{INTERFACE_XDP_SEND, InterfaceEntry};
+pub use interface::{INTERFACE_PLACES, INTERFACE_XDP_SEND, InterfaceEntry};
 pub use service::{
     SLOT_HEADER_WORDS, SLOT_LINE_WORDS, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
 };
@@ -50,7 +50,7 @@ pub mod map {
     pub const CONNTRACK_V6: &str = "conntrack_v6";
     /// One word for each [`Setting`](super::Setting), a memory-mapped array.
     pub const CONFIG: &str = "config";
-    /// [`InterfaceEntry`](super::InterfaceEntry) by interface index modulo capacity, a memory-mapped array.
+    /// [`InterfaceEntry`](super::InterfaceEntry) by interface index modulo [`INTERFACE_PLACES`](super::INTERFACE_PLACES), a memory-mapped array.
     pub const INTERFACES: &str = "interfaces";
     /// Packets by hook and verdict, a per-CPU array.
     pub const COUNTERS: &str = "counters";

@@ -9,7 +9,7 @@ use crate::{
         ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
     },
     model::{Frontend, IpFamily},
-    tables::{Family, ServiceParts, V4, V6},
+    tables::{Family, V4, V6},
     wire::Be16,
 };
 
@@ -136,8 +136,8 @@ impl From<&Frontend> for ServiceKey {
         let port = Be16::new(frontend.port().get());
         let protocol = frontend.protocol().number();
         match frontend.address() {
-            IpAddr::V4(v4) => Self::V4(V4::service_key(&ServiceParts { address: v4.into(), port, protocol })),
-            IpAddr::V6(v6) => Self::V6(V6::service_key(&ServiceParts { address: v6.into(), port, protocol })),
+            IpAddr::V4(v4) => Self::V4(V4::service_key(v4.into(), port, protocol)),
+            IpAddr::V6(v6) => Self::V6(V6::service_key(v6.into(), port, protocol)),
         }
     }
 }

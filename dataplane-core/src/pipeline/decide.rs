@@ -1,12 +1,13 @@
 //! What is to happen to a packet: from its headers and the tables, without touching it.
 
 use super::{
-    Backend, DropReason, Environment, Headers, Hook, PassReason, Seen, Tick, Translation, Verdict,
+    Backend, DropReason, Environment, Headers, Hook, PassReason, Seen, Tick, Verdict,
     seen::{is_expired, is_opening},
+    workspace::Workspace,
 };
 use crate::{
     abi::{BackendRef, SLOT_HEADER_WORDS, SLOT_LINE_WORDS, ServiceRef, ServiceWord, SlotHeader},
-    tables::{Family, Flow, FlowEntry, Lookup, ServiceParts},
+    tables::{Family, Flow, FlowEntry, Lookup, Tuple},
 };
 
 /// Which way a packet of a connection goes.
@@ -19,75 +20,63 @@ pub enum Direction {
 }
 
 /// What is to happen to a packet.
-pub(super) enum Decision<F: Family, Entry> {
-    /// It is not translated. The frontend, where one was found, counts a drop.
-    Verdict(Verdict, Option<u32>),
-    /// It belongs to a connection that we know.
-    Known(Known<F, Entry>),
-    /// It opens a connection.
-    New(New<F, Entry>),
+pub(super) enum Decision<Entry> {
+    /// It is not translated.
+    Verdict(Verdict),
+    /// It is dropped by the frontend of this index.
+    Refuse(DropReason, u32),
+    /// It belongs to a connection that we know; its flow is in the workspace.
+    Known(Entry),
+    /// It opens a connection, whose flow is in the workspace. The entry stands in its way: that connection is over, or
+    /// its backend gone; its flow is the workspace's `found`.
+    New(Option<Entry>),
 }
 
-/// A connection that we know.
-pub(super) struct Known<F: Family, Entry> {
-    /// Its entry for this direction.
-    pub entry: Entry,
-    /// What stood there.
-    pub flow: Flow<F>,
-    /// Tag of the entry's key.
-    pub tag: u32,
-}
+const NOT_OURS: Verdict = Verdict::Pass(PassReason::NoService);
 
-/// A connection to be opened.
-pub(super) struct New<F: Family, Entry> {
-    /// Index of the frontend.
-    pub frontend: u32,
-    /// The backend chosen.
-    pub backend_ref: BackendRef,
-    /// The backend chosen.
-    pub backend: Backend<F>,
-    /// The entry that stands in the way: its connection is over, or its backend gone.
-    pub stale: Option<(Entry, Flow<F>)>,
-}
-
-/// Decides about a packet that arrives at `hook` at `now`.
+/// Decides about the packet in the workspace, which passes `hook` at `now`.
 #[inline(always)]
 pub(super) fn decide<F, E>(
-    headers: &Headers<F>,
+    work: &mut Workspace<F>,
     env: &E,
     hook: Hook,
     now: Tick,
-) -> Decision<F, <E as Lookup<F>>::Entry>
+) -> Decision<<E as Lookup<F>>::Entry>
 where
     F: Family,
     E: Environment + Lookup<F>,
 {
-    let key = F::tuple_key(&headers.tuple);
-    let tag = F::tuple_tag(&key);
+    let headers = &work.headers;
     let mut stale = None;
-    if let Some(entry) = Lookup::<F>::flow(env, &key) {
-        if let Some(value) = entry.read(tag) {
-            let flow = F::flow(&value);
-            match judge(&flow, headers, env, hook, now) {
-                Judgement::Use => return Decision::Known(Known { entry, flow, tag }),
-                Judgement::Ignore => return Decision::Verdict(Verdict::Pass(PassReason::NoService), None),
-                Judgement::Replace => stale = Some((entry, flow)),
+    if let Some(entry) = Lookup::<F>::flow(env, &headers.tuple)
+        && entry.read(headers.tuple.tag(), &mut work.flow)
+    {
+        match judge(&work.flow, headers, env, hook, now) {
+            Judgement::Use if !headers.consistent => {
+                return Decision::Refuse(DropReason::Malformed, work.flow.frontend());
+            }
+            Judgement::Use => return Decision::Known(entry),
+            Judgement::Ignore => return Decision::Verdict(NOT_OURS),
+            Judgement::Replace => {
+                work.found = work.flow;
+                stale = Some(entry);
             }
         }
     }
     if matches!(hook, Hook::Egress) {
-        return Decision::Verdict(Verdict::Pass(PassReason::NoService), None);
+        return Decision::Verdict(NOT_OURS);
     }
     let Some((frontend, list)) = find_service(headers, env) else {
-        return Decision::Verdict(Verdict::Pass(PassReason::NoService), None);
+        return Decision::Verdict(NOT_OURS);
     };
     if !headers.consistent {
-        return Decision::Verdict(Verdict::Drop(DropReason::Malformed), Some(frontend));
+        return Decision::Refuse(DropReason::Malformed, frontend);
     }
-    match choose::<F, E>(list, env) {
-        Some((backend_ref, backend)) => Decision::New(New { frontend, backend_ref, backend, stale }),
-        None => Decision::Verdict(Verdict::Drop(DropReason::NoBackend), Some(frontend)),
-    }
+    let Some((backend_ref, backend)) = choose::<F, E>(list, env) else {
+        return Decision::Refuse(DropReason::NoBackend, frontend);
+    };
+    work.flow = F::Flow::to_backend(&headers.tuple, &backend, backend_ref, frontend);
+    Decision::New(stale)
 }
 
 /// What an entry that was found is good for.
@@ -98,15 +87,15 @@ enum Judgement {
 }
 
 #[inline(always)]
-fn judge<F, E>(flow: &Flow<F>, headers: &Headers<F>, env: &E, hook: Hook, now: Tick) -> Judgement
+fn judge<F, E>(flow: &F::Flow, headers: &Headers<F>, env: &E, hook: Hook, now: Tick) -> Judgement
 where
     F: Family,
     E: Environment + Lookup<F>,
 {
-    let seen = Seen::from(flow.state);
-    let protocol = headers.tuple.protocol;
-    let expired = seen.is_dying() || is_expired(flow.last_seen, now, env.setting(seen.timeout(protocol)));
-    match flow.parts.direction {
+    let seen = Seen::from(flow.state());
+    let protocol = headers.tuple.protocol();
+    let expired = seen.is_dying() || is_expired(flow.last_seen(), now, env.setting(seen.timeout(protocol)));
+    match flow.direction() {
         // A reply is translated back as long as its entry lives, whatever became of the backend.
         Direction::Reply if expired => Judgement::Ignore,
         Direction::Reply => Judgement::Use,
@@ -117,7 +106,7 @@ where
             Judgement::Replace
         }
         Direction::Original => {
-            if Lookup::<F>::backend(env, flow.parts.backend).is_some() {
+            if Lookup::<F>::backend(env, flow.backend()).is_some() {
                 Judgement::Use
             } else {
                 Judgement::Replace
@@ -133,12 +122,8 @@ where
     F: Family,
     E: Environment + Lookup<F>,
 {
-    let parts = ServiceParts {
-        address: headers.tuple.destination,
-        port: headers.tuple.destination_port,
-        protocol: headers.tuple.protocol,
-    };
-    let key = F::service_key(&parts);
+    let tuple = &headers.tuple;
+    let key = F::service_key(tuple.destination(), tuple.destination_port(), tuple.protocol());
     let tag = F::service_tag(&key);
     let found: ServiceRef = Lookup::<F>::service(env, &key)?;
     let word: ServiceWord = Lookup::<F>::service_word(env, found.index())?;
@@ -166,15 +151,4 @@ where
     let backend_ref = BackendRef(Lookup::<F>::slot(env, slot)?);
     let backend = Lookup::<F>::backend(env, backend_ref)?;
     Some((backend_ref, backend))
-}
-
-impl<F: Family, Entry> New<F, Entry> {
-    /// The translation of the client's packets.
-    #[inline(always)]
-    pub fn translation(&self, headers: &Headers<F>) -> Translation<F> {
-        let mut to = headers.tuple;
-        to.destination = self.backend.address;
-        to.destination_port = self.backend.port;
-        Translation::between(&headers.tuple, &to)
-    }
 }

@@ -2,9 +2,10 @@
 
 use super::{PassReason, Verdict};
 use crate::{
-    tables::{Family, Tuple, V4, V6},
+    abi::{TupleV4, TupleV6},
+    tables::{Family, Flow, Tuple, V4, V6},
     wire::{
-        Be16, ETHERTYPE_QINQ, ETHERTYPE_VLAN, EthernetHeader, ExtensionHeader, FragmentHeader, Frame,
+        Be16, Delta, ETHERTYPE_QINQ, ETHERTYPE_VLAN, EthernetHeader, ExtensionHeader, FragmentHeader, Frame,
         Ipv4Header, Ipv6Header, NEXT_HEADER_AUTHENTICATION, NEXT_HEADER_DESTINATION, NEXT_HEADER_FRAGMENT,
         NEXT_HEADER_HOP_BY_HOP, NEXT_HEADER_ROUTING, PROTOCOL_TCP, PROTOCOL_UDP, RoutingHeader, TcpHeader,
         UdpHeader, VlanTag,
@@ -53,10 +54,10 @@ impl Link {
 }
 
 /// What the decision needs to know of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headers<F: Family> {
-    /// From whom to whom. Zone and scope are not the packet's to know.
-    pub tuple: Tuple<F>,
+    /// From whom to whom.
+    pub tuple: F::Tuple,
     /// Where the IP header begins.
     pub l3: u32,
     /// Where the transport header begins.
@@ -79,21 +80,29 @@ pub struct Headers<F: Family> {
 
 /// A family that can be parsed: IPv4 and IPv6 as two types.
 pub trait ParseFamily: Family {
-    /// Reads IP and transport header.
+    /// Where the two addresses stand in the IP header.
+    const ADDRESSES_OFFSET: u32;
+    /// Where TTL or hop limit stands in the IP header.
+    const HOP_LIMIT_OFFSET: u32;
+    /// Where the IP header's own checksum stands, if it has one.
+    const CHECKSUM_OFFSET: Option<u32>;
+
+    /// What a new TTL adds to the header's own checksum.
+    fn hop_limit_delta(headers: &Headers<Self>, hop_limit: u8) -> Delta;
+
+    /// Reads IP and transport header of a packet that passes an interface of this zone.
     ///
     /// # Errors
     /// The verdict of a packet to which no table could apply.
-    fn parse<P: Frame + ?Sized>(frame: &P, l3: u32) -> Result<Headers<Self>, Verdict>;
-
-    /// Writes addresses into the IP header, takes a hop where asked, and mends the header's own checksum.
-    fn write_network<P: Frame + ?Sized>(
-        frame: &mut P,
+    fn parse<P: Frame + ?Sized>(
+        frame: &P,
         l3: u32,
-        source: Self::Address,
-        destination: Self::Address,
-        address_delta: crate::wire::Delta,
-        hops: u8,
-    ) -> Option<()>;
+        zone: u16,
+        into: &mut Headers<Self>,
+    ) -> Result<(), Verdict>;
+
+    /// Writes the addresses of `flow` into the IP header, takes hops, and mends the header's own checksum.
+    fn write_network<P: Frame + ?Sized>(frame: &mut P, l3: u32, flow: &Self::Flow, hops: u8) -> Option<()>;
 }
 
 const fn pass(reason: PassReason) -> Verdict {
@@ -101,8 +110,23 @@ const fn pass(reason: PassReason) -> Verdict {
 }
 
 impl ParseFamily for V4 {
+    const ADDRESSES_OFFSET: u32 = 12;
+    const HOP_LIMIT_OFFSET: u32 = 8;
+    const CHECKSUM_OFFSET: Option<u32> = Some(10);
+
     #[inline(always)]
-    fn parse<P: Frame + ?Sized>(frame: &P, l3: u32) -> Result<Headers<Self>, Verdict> {
+    fn hop_limit_delta(headers: &Headers<Self>, hop_limit: u8) -> Delta {
+        let word = |hops| Be16(u16::from_ne_bytes([hops, headers.tuple.protocol()]));
+        Delta::ZERO.replace16(word(headers.hop_limit), word(hop_limit))
+    }
+
+    #[inline(always)]
+    fn parse<P: Frame + ?Sized>(
+        frame: &P,
+        l3: u32,
+        zone: u16,
+        into: &mut Headers<Self>,
+    ) -> Result<(), Verdict> {
         let ip: Ipv4Header = frame.read(l3).ok_or(pass(PassReason::Malformed))?;
         let header_length = ip.header_length().ok_or(pass(PassReason::Malformed))?;
         let l3_length = u32::from(ip.total_length.get());
@@ -114,8 +138,15 @@ impl ParseFamily for V4 {
         }
         let ports =
             Transport::parse(frame, ip.protocol, l3.wrapping_add(header_length), l3.wrapping_add(l3_length))?;
-        Ok(Headers {
-            tuple: ports.tuple(ip.source, ip.destination, ip.protocol),
+        *into = Headers {
+            tuple: TupleV4::new(
+                ip.source,
+                ip.destination,
+                ports.source_port,
+                ports.destination_port,
+                ip.protocol,
+            )
+            .in_zone(zone),
             l3,
             l4: ports.at,
             l3_length,
@@ -125,31 +156,39 @@ impl ParseFamily for V4 {
             traffic_class: ip.traffic_class,
             dont_fragment: ip.dont_fragment(),
             consistent: ports.consistent,
-        })
+        };
+        Ok(())
     }
 
     #[inline(always)]
-    fn write_network<P: Frame + ?Sized>(
-        frame: &mut P,
-        l3: u32,
-        source: Self::Address,
-        destination: Self::Address,
-        address_delta: crate::wire::Delta,
-        hops: u8,
-    ) -> Option<()> {
+    fn write_network<P: Frame + ?Sized>(frame: &mut P, l3: u32, flow: &Self::Flow, hops: u8) -> Option<()> {
         let mut ip: Ipv4Header = frame.read(l3)?;
         let before = ip.ttl_word();
         ip.ttl = ip.ttl.wrapping_sub(hops);
-        ip.checksum = address_delta.replace16(before, ip.ttl_word()).apply(ip.checksum);
-        ip.source = source;
-        ip.destination = destination;
+        ip.checksum = flow.address_delta().replace16(before, ip.ttl_word()).apply(ip.checksum);
+        ip.source = flow.source;
+        ip.destination = flow.destination;
         frame.write(l3, ip)
     }
 }
 
 impl ParseFamily for V6 {
+    const ADDRESSES_OFFSET: u32 = 8;
+    const HOP_LIMIT_OFFSET: u32 = 7;
+    const CHECKSUM_OFFSET: Option<u32> = None;
+
     #[inline(always)]
-    fn parse<P: Frame + ?Sized>(frame: &P, l3: u32) -> Result<Headers<Self>, Verdict> {
+    fn hop_limit_delta(_headers: &Headers<Self>, _hop_limit: u8) -> Delta {
+        Delta::ZERO
+    }
+
+    #[inline(always)]
+    fn parse<P: Frame + ?Sized>(
+        frame: &P,
+        l3: u32,
+        zone: u16,
+        into: &mut Headers<Self>,
+    ) -> Result<(), Verdict> {
         let ip: Ipv6Header = frame.read(l3).ok_or(pass(PassReason::Malformed))?;
         let l3_length = Ipv6Header::LENGTH.wrapping_add(ip.payload_length.get().into());
         let end = l3.wrapping_add(l3_length);
@@ -158,8 +197,15 @@ impl ParseFamily for V6 {
         }
         let (protocol, l4) = walk_extensions(frame, ip.next_header, l3.wrapping_add(Ipv6Header::LENGTH))?;
         let ports = Transport::parse(frame, protocol, l4, end)?;
-        Ok(Headers {
-            tuple: ports.tuple(ip.source, ip.destination, protocol),
+        *into = Headers {
+            tuple: TupleV6::new(
+                ip.source,
+                ip.destination,
+                ports.source_port,
+                ports.destination_port,
+                protocol,
+            )
+            .in_zone(zone),
             l3,
             l4,
             l3_length,
@@ -169,22 +215,16 @@ impl ParseFamily for V6 {
             traffic_class: (ip.version_class_flow.get() >> 20) as u8,
             dont_fragment: true,
             consistent: ports.consistent,
-        })
+        };
+        Ok(())
     }
 
     #[inline(always)]
-    fn write_network<P: Frame + ?Sized>(
-        frame: &mut P,
-        l3: u32,
-        source: Self::Address,
-        destination: Self::Address,
-        _address_delta: crate::wire::Delta,
-        hops: u8,
-    ) -> Option<()> {
+    fn write_network<P: Frame + ?Sized>(frame: &mut P, l3: u32, flow: &Self::Flow, hops: u8) -> Option<()> {
         let mut ip: Ipv6Header = frame.read(l3)?;
         ip.hop_limit = ip.hop_limit.wrapping_sub(hops);
-        ip.source = source;
-        ip.destination = destination;
+        ip.source = flow.source;
+        ip.destination = flow.destination;
         frame.write(l3, ip)
     }
 }
@@ -274,19 +314,6 @@ impl Transport {
                 })
             }
             _ => Err(pass(PassReason::Protocol)),
-        }
-    }
-
-    #[inline(always)]
-    fn tuple<F: Family>(&self, source: F::Address, destination: F::Address, protocol: u8) -> Tuple<F> {
-        Tuple {
-            source,
-            destination,
-            source_port: self.source_port,
-            destination_port: self.destination_port,
-            protocol,
-            zone: 0,
-            scope: 0,
         }
     }
 }

@@ -23,6 +23,7 @@ mod seen;
 mod time;
 mod translate;
 mod verdict;
+mod workspace;
 
 pub use decide::Direction;
 pub use environment::{Backend, Environment};
@@ -32,5 +33,6 @@ pub use process::process;
 pub use route::{Gateway, LinkAddresses, NextHop, Route, RouteQuery, Routes};
 pub use seen::Seen;
 pub use time::{Tick, Timeouts};
-pub use translate::{Translation, translate_in_place};
+pub use translate::translate_in_place;
 pub use verdict::{DropReason, Hook, LeaveReason, PassReason, Verdict};
+pub use workspace::Workspaces;

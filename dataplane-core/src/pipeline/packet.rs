@@ -1,6 +1,6 @@
 //! A packet at a hook: a frame, where it arrived, and the ways it can leave.
 
-use super::{Headers, Hook, NextHop, ParseFamily, Translation};
+use super::{Headers, Hook, NextHop, ParseFamily};
 use crate::wire::{Frame, MacAddress};
 
 /// Whether a translated packet counts as forwarded by this host.
@@ -43,14 +43,14 @@ pub trait Packet: Frame {
     /// [`ApplyError`] where the kernel refuses; the packet must be dropped.
     fn untag(&mut self, tags: u32) -> Result<(), ApplyError>;
 
-    /// Writes the new tuple into the headers, takes a hop where asked, and mends the checksums.
+    /// Writes the new tuple of `flow` into the headers, takes a hop where asked, and mends the checksums.
     ///
     /// # Errors
     /// [`ApplyError`] where the kernel refuses; the packet may be half changed and must be dropped.
     fn translate<F: ParseFamily>(
         &mut self,
         headers: &Headers<F>,
-        translation: &Translation<F>,
+        flow: &F::Flow,
         hop_limit: HopLimit,
     ) -> Result<(), ApplyError>;
 

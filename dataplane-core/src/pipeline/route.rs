@@ -24,15 +24,15 @@ pub struct RouteQuery<F: Family> {
 
 /// Routes and neighbours: `bpf_fib_lookup` in the kernel, a small table in memory.
 pub trait Routes<F: Family> {
-    /// Asks for a route.
-    fn route(&self, query: &RouteQuery<F>) -> Route;
+    /// Asks for a route. The next hop is written only where the answer is [`Route::Forward`].
+    fn route(&self, query: &RouteQuery<F>, hop: &mut NextHop) -> Route;
 }
 
 /// The answer. The kernel tells a local address and the absence of a route apart no better than this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     /// It is sent to a neighbour.
-    Forward(NextHop),
+    Forward,
     /// The destination is this host, a broadcast, or there is no route: the stack knows.
     Stack,
     /// The route says unreachable, prohibited or blackhole.
@@ -46,27 +46,43 @@ pub enum Route {
 }
 
 /// The next hop of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NextHop {
     /// Index of the interface that it leaves through.
     pub interface: u32,
     /// The neighbour: a gateway or the destination itself.
     pub gateway: Gateway,
-    /// The link-layer addresses of the frame, where the neighbour's is known.
-    pub link: Option<LinkAddresses>,
+    /// Whether the neighbour's link-layer address is known, and `link` therefore complete.
+    pub resolved: bool,
+    /// The link-layer addresses of the frame.
+    pub link: LinkAddresses,
 }
 
-/// A neighbour's address. It may be of another family than the packet (RFC 5549).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gateway {
-    /// Reached by IPv4.
-    V4(Ipv4Address),
-    /// Reached by IPv6.
-    V6(Ipv6Address),
+/// A neighbour's address. It may be of another family than the packet (RFC 8950).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gateway {
+    /// Whether it is an IPv6 address.
+    pub v6: bool,
+    /// The address; that of an IPv4 neighbour is the first word.
+    pub address: [u32; 4],
+}
+
+impl From<Ipv4Address> for Gateway {
+    #[inline(always)]
+    fn from(address: Ipv4Address) -> Self {
+        Self { v6: false, address: [address.0, 0, 0, 0] }
+    }
+}
+
+impl From<Ipv6Address> for Gateway {
+    #[inline(always)]
+    fn from(address: Ipv6Address) -> Self {
+        Self { v6: true, address: address.0 }
+    }
 }
 
 /// Source and destination of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LinkAddresses {
     /// To whom.
     pub destination: MacAddress,

@@ -82,6 +82,8 @@ reasons! {
         TooBig = 19 "too-big",
         /// It carries an 802.1Q tag.
         Tagged = 20 "tagged",
+        /// Another CPU opened its connection in the same moment.
+        Contended = 21 "contended",
     }
 }
 
@@ -108,7 +110,7 @@ reasons! {
         Rewrite = 40 "rewrite",
         /// The kernel could not look up a route.
         RouteFailed = 41 "route-failed",
-        /// Other CPUs kept changing its connection's entries.
+        /// Another CPU changed its connection's entries in the same moment, and they are gone again.
         Contended = 42 "contended",
     }
 }

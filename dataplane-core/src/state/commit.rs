@@ -118,7 +118,6 @@ impl DesiredState {
         if several {
             within.reserve(changes.upserts.len());
         }
-        let absent_go = changes.full_picture && self.owners[place].synced;
         for service in &changes.upserts {
             let second = service.name();
             for frontend in service.frontends() {
@@ -130,7 +129,8 @@ impl DesiredState {
                 if several && let Some(first) = within.insert(frontend, second) {
                     return Err(twice(first));
                 }
-                if absent_go {
+                // Whoever is not in a full picture goes, or at least yields.
+                if changes.full_picture {
                     continue;
                 }
                 for other in self.claims.claimants(frontend) {
@@ -138,7 +138,6 @@ impl DesiredState {
                         && object.owner == place
                         && !named.contains(&object.name)
                         && !object.yields()
-                        && !(changes.full_picture && !self.owners[place].synced)
                     {
                         return Err(twice(&object.name));
                     }

@@ -347,13 +347,12 @@ pub(super) fn serving(service: Option<&Service>) -> u64 {
     })
 }
 
+/// Not refused, not yielding, precedence, and the names backwards.
+type Rank<'a> = (bool, bool, Precedence, Reverse<(&'a OwnerName, &'a ServiceName)>);
+
 /// Who is to have a frontend: the largest. Whoever was refused comes last, so that the frontend is not lost with it;
 /// whoever is about to go, or was not mentioned since its owner came back, comes next to last.
-fn rank<'a>(
-    objects: &'a Slab<Object>,
-    owners: &'a [Owner],
-    id: ServiceId,
-) -> Option<(bool, bool, Precedence, Reverse<(&'a OwnerName, &'a ServiceName)>)> {
+fn rank<'a>(objects: &'a Slab<Object>, owners: &'a [Owner], id: ServiceId) -> Option<Rank<'a>> {
     let object = objects.get(id.0)?;
     let owner = owners.get(object.owner)?;
     let yields = object.held.is_some() || !object.confirmed;

@@ -12,6 +12,8 @@ mod desired;
 mod guard;
 mod progress;
 mod status;
+#[cfg(test)]
+mod tests;
 mod work;
 
 pub use desired::{DesiredState, RegisterError};

@@ -1,137 +1,110 @@
 //! The two address families, as types: the pipeline is compiled once for each.
 
-use core::fmt::Debug;
+use core::{fmt::Debug, hash::Hash};
+
+use zerocopy::{Immutable, IntoBytes};
 
 use crate::{
     abi::{
         BackendRef, FLOW_LOCAL, FLOW_REPLY, FlowV4, FlowV6, ServiceKeyV4, ServiceKeyV6, StateWord, TupleV4,
         TupleV6,
     },
-    pipeline::{Direction, Tick},
+    pipeline::{Backend, Direction, Tick},
     wire::{Be16, Delta, Ipv4Address, Ipv6Address},
 };
 
 /// IPv4, as a type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct V4;
 
 /// IPv6, as a type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct V6;
 
 /// An address family: its address, and the keys and values of its tables.
-///
-/// The tables hold integers only; the methods convert between them and the types that the pipeline thinks in. They
-/// compile to nothing.
-pub trait Family: Copy + Debug + PartialEq + Eq + Send + Sync + 'static {
+pub trait Family: Copy + Debug + Default + PartialEq + Eq + Send + Sync + Sized + 'static {
     /// An address.
-    type Address: Copy + Debug + PartialEq + Eq + core::hash::Hash + Send + Sync;
+    type Address: Copy + Debug + PartialEq + Eq + Hash + Send + Sync + IntoBytes + Immutable;
     /// Key of the table of frontends.
-    type ServiceKey: Copy + Debug + PartialEq + Eq + core::hash::Hash + Send + Sync;
+    type ServiceKey: Copy + Debug + PartialEq + Eq + Hash + Send + Sync;
     /// Key of the conntrack table.
-    type TupleKey: Copy + Debug + PartialEq + Eq + core::hash::Hash + Send + Sync;
+    type Tuple: Tuple<Self> + Copy + Debug + Default + PartialEq + Eq + Hash + Send + Sync;
     /// Value of the conntrack table.
-    type FlowValue: Copy + Debug + PartialEq + Send + Sync;
+    type Flow: Flow<Self> + Copy + Debug + Default + PartialEq + Send + Sync;
 
     /// The key of a frontend.
-    fn service_key(frontend: &ServiceParts<Self>) -> Self::ServiceKey;
+    fn service_key(address: Self::Address, port: Be16, protocol: u8) -> Self::ServiceKey;
+
     /// The tag of a frontend's key.
     fn service_tag(key: &Self::ServiceKey) -> u32;
-    /// The key of a tuple.
-    fn tuple_key(tuple: &Tuple<Self>) -> Self::TupleKey;
-    /// The tuple of a key.
-    fn tuple(key: &Self::TupleKey) -> Tuple<Self>;
-    /// The tag of a tuple's key.
-    fn tuple_tag(key: &Self::TupleKey) -> u32;
-    /// A flow as the table holds it.
-    fn flow_value(flow: &Flow<Self>) -> Self::FlowValue;
-    /// A flow as the table held it.
-    fn flow(value: &Self::FlowValue) -> Flow<Self>;
-    /// The two tags of a value: in front and at the end.
-    fn flow_tags(value: &Self::FlowValue) -> (u32, u32);
-    /// Adds the change of an address.
-    fn replace_address(delta: Delta, old: Self::Address, new: Self::Address) -> Delta;
 }
 
-/// What a frontend's key is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServiceParts<F: Family> {
-    /// The virtual address.
-    pub address: F::Address,
-    /// The port.
-    pub port: Be16,
-    /// The protocol's number.
-    pub protocol: u8,
-}
-
-/// From whom to whom: one direction of a connection, as one hook sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tuple<F: Family> {
-    /// Source address.
-    pub source: F::Address,
-    /// Destination address.
-    pub destination: F::Address,
-    /// Source port.
-    pub source_port: Be16,
-    /// Destination port.
-    pub destination_port: Be16,
-    /// The protocol's number.
-    pub protocol: u8,
-    /// The zone of the interface.
-    pub zone: u16,
-    /// 0: the host's uplinks; else an endpoint.
-    pub scope: u32,
-}
-
-impl<F: Family> Tuple<F> {
-    /// The tuple of the packets that answer.
-    #[inline(always)]
+/// From whom to whom: one direction of a connection, as one hook sees it. The key of its conntrack entry.
+pub trait Tuple<F: Family>: Sized {
+    /// Puts a tuple together, in zone 0 and the scope of the uplinks.
+    fn new(
+        source: F::Address,
+        destination: F::Address,
+        source_port: Be16,
+        destination_port: Be16,
+        protocol: u8,
+    ) -> Self;
+    /// The same tuple in another zone.
     #[must_use]
-    pub fn reversed(&self) -> Self {
-        Self {
-            source: self.destination,
-            destination: self.source,
-            source_port: self.destination_port,
-            destination_port: self.source_port,
-            ..*self
-        }
-    }
+    fn in_zone(self, zone: u16) -> Self;
+    /// The tuple of the packets that answer those which `flow` has translated.
+    #[must_use]
+    fn answering(&self, flow: &F::Flow) -> Self;
+    /// What the entry of this tuple carries.
+    fn tag(&self) -> u32;
+    /// Source address.
+    fn source(&self) -> F::Address;
+    /// Destination address.
+    fn destination(&self) -> F::Address;
+    /// Source port.
+    fn source_port(&self) -> Be16;
+    /// Destination port.
+    fn destination_port(&self) -> Be16;
+    /// The protocol's number.
+    fn protocol(&self) -> u8;
 }
 
-/// One direction of a connection: what to do with its packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flow<F: Family> {
+/// One direction of a connection: what to do with its packets. The value of its conntrack entry.
+pub trait Flow<F: Family>: Sized {
+    /// The flow of a client's packets to a backend.
+    fn to_backend(tuple: &F::Tuple, backend: &Backend<F>, backend_ref: BackendRef, frontend: u32) -> Self;
+    /// The flow of the packets that answer: it translates back to what `tuple` was.
+    #[must_use]
+    fn answering(&self, tuple: &F::Tuple) -> Self;
+    /// The same flow, beginning now, in this state.
+    #[must_use]
+    fn starting(self, state: StateWord, now: Tick) -> Self;
+    /// Whether both tags are this one.
+    fn has_tag(&self, tag: u32) -> bool;
     /// Its life.
-    pub state: StateWord,
-    /// Everything else, which never changes while it lives.
-    pub parts: FlowParts<F>,
+    fn state(&self) -> StateWord;
     /// When a packet was last seen.
-    pub last_seen: Tick,
-}
-
-/// What of a flow never changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowParts<F: Family> {
-    /// The tuple after translation.
-    pub source: F::Address,
-    /// The tuple after translation.
-    pub destination: F::Address,
-    /// The tuple after translation.
-    pub source_port: Be16,
-    /// The tuple after translation.
-    pub destination_port: Be16,
+    fn last_seen(&self) -> Tick;
+    /// Source address after translation.
+    fn source(&self) -> F::Address;
+    /// Destination address after translation.
+    fn destination(&self) -> F::Address;
+    /// Source port after translation.
+    fn source_port(&self) -> Be16;
+    /// Destination port after translation.
+    fn destination_port(&self) -> Be16;
     /// What the change of addresses adds to a checksum.
-    pub address_delta: Delta,
+    fn address_delta(&self) -> Delta;
     /// What the change of ports adds to a checksum.
-    pub port_delta: Delta,
+    fn port_delta(&self) -> Delta;
     /// The backend, for both directions.
-    pub backend: BackendRef,
+    fn backend(&self) -> BackendRef;
     /// Index of the frontend.
-    pub frontend: u32,
+    fn frontend(&self) -> u32;
     /// Which of the two directions this is.
-    pub direction: Direction,
+    fn direction(&self) -> Direction;
     /// Whether the backend is on this host.
-    pub local: bool,
+    fn is_local(&self) -> bool;
 }
 
 macro_rules! family {
@@ -139,12 +112,11 @@ macro_rules! family {
         impl Family for $family {
             type Address = $address;
             type ServiceKey = $service;
-            type TupleKey = $tuple;
-            type FlowValue = $flow;
+            type Tuple = $tuple;
+            type Flow = $flow;
 
             #[inline(always)]
-            fn service_key(frontend: &ServiceParts<Self>) -> $service {
-                let ServiceParts { address, port, protocol } = *frontend;
+            fn service_key(address: $address, port: Be16, protocol: u8) -> $service {
                 $service { address, port, protocol, scope: 0 }
             }
 
@@ -152,92 +124,181 @@ macro_rules! family {
             fn service_tag(key: &$service) -> u32 {
                 key.tag()
             }
+        }
 
+        impl Tuple<$family> for $tuple {
             #[inline(always)]
-            fn tuple_key(tuple: &Tuple<Self>) -> $tuple {
-                let Tuple { source, destination, source_port, destination_port, protocol, zone, scope } =
-                    *tuple;
-                $tuple {
+            fn new(
+                source: $address,
+                destination: $address,
+                source_port: Be16,
+                destination_port: Be16,
+                protocol: u8,
+            ) -> Self {
+                Self {
                     source,
                     destination,
                     source_port,
                     destination_port,
-                    scope,
-                    zone,
+                    scope: 0,
+                    zone: 0,
                     protocol,
                     reserved: 0,
                 }
             }
 
             #[inline(always)]
-            fn tuple(key: &$tuple) -> Tuple<Self> {
-                let $tuple {
-                    source, destination, source_port, destination_port, scope, zone, protocol, ..
-                } = *key;
-                Tuple { source, destination, source_port, destination_port, protocol, zone, scope }
+            fn in_zone(self, zone: u16) -> Self {
+                Self { zone, ..self }
             }
 
             #[inline(always)]
-            fn tuple_tag(key: &$tuple) -> u32 {
-                key.tag()
-            }
-
-            #[inline(always)]
-            fn flow_value(flow: &Flow<Self>) -> $flow {
-                let parts = &flow.parts;
-                let reply = if matches!(parts.direction, Direction::Reply) { FLOW_REPLY } else { 0 };
-                let local = if parts.local { FLOW_LOCAL } else { 0 };
-                $flow {
-                    state: flow.state,
-                    backend: parts.backend,
-                    source: parts.source,
-                    destination: parts.destination,
-                    source_port: parts.source_port,
-                    destination_port: parts.destination_port,
-                    address_delta: parts.address_delta.0,
-                    port_delta: parts.port_delta.0,
-                    frontend: parts.frontend,
-                    last_seen: flow.last_seen.0,
-                    revision: 0,
-                    flags: reply | local,
-                    reserved: 0,
-                    tail_tag: flow.state.tag(),
-                    reserved_too: 0,
+            fn answering(&self, flow: &$flow) -> Self {
+                Self {
+                    source: flow.destination,
+                    destination: flow.source,
+                    source_port: flow.destination_port,
+                    destination_port: flow.source_port,
+                    ..*self
                 }
             }
 
             #[inline(always)]
-            fn flow(value: &$flow) -> Flow<Self> {
-                Flow {
-                    state: value.state,
-                    parts: FlowParts {
-                        source: value.source,
-                        destination: value.destination,
-                        source_port: value.source_port,
-                        destination_port: value.destination_port,
-                        address_delta: Delta(value.address_delta),
-                        port_delta: Delta(value.port_delta),
-                        backend: value.backend,
-                        frontend: value.frontend,
-                        direction: if value.flags & FLOW_REPLY != 0 {
-                            Direction::Reply
-                        } else {
-                            Direction::Original
-                        },
-                        local: value.flags & FLOW_LOCAL != 0,
-                    },
-                    last_seen: Tick(value.last_seen),
+            fn tag(&self) -> u32 {
+                $tuple::tag(self)
+            }
+
+            #[inline(always)]
+            fn source(&self) -> $address {
+                self.source
+            }
+
+            #[inline(always)]
+            fn destination(&self) -> $address {
+                self.destination
+            }
+
+            #[inline(always)]
+            fn source_port(&self) -> Be16 {
+                self.source_port
+            }
+
+            #[inline(always)]
+            fn destination_port(&self) -> Be16 {
+                self.destination_port
+            }
+
+            #[inline(always)]
+            fn protocol(&self) -> u8 {
+                self.protocol
+            }
+        }
+
+        impl Flow<$family> for $flow {
+            #[inline(always)]
+            fn to_backend(
+                tuple: &$tuple,
+                backend: &Backend<$family>,
+                backend_ref: BackendRef,
+                frontend: u32,
+            ) -> Self {
+                Self {
+                    backend: backend_ref,
+                    source: tuple.source,
+                    destination: backend.address,
+                    source_port: tuple.source_port,
+                    destination_port: backend.port,
+                    address_delta: Delta::ZERO.$replace(tuple.destination, backend.address).0,
+                    port_delta: Delta::ZERO.replace16(tuple.destination_port, backend.port).0,
+                    frontend,
+                    flags: if backend.local { FLOW_LOCAL } else { 0 },
+                    ..Self::default()
                 }
             }
 
             #[inline(always)]
-            fn flow_tags(value: &$flow) -> (u32, u32) {
-                (value.state.tag(), value.tail_tag)
+            fn answering(&self, tuple: &$tuple) -> Self {
+                Self {
+                    source: tuple.destination,
+                    destination: tuple.source,
+                    source_port: tuple.destination_port,
+                    destination_port: tuple.source_port,
+                    // The way back changes what the way there did, with the sign turned.
+                    address_delta: !self.address_delta,
+                    port_delta: !self.port_delta,
+                    flags: self.flags ^ FLOW_REPLY,
+                    ..*self
+                }
             }
 
             #[inline(always)]
-            fn replace_address(delta: Delta, old: $address, new: $address) -> Delta {
-                delta.$replace(old, new)
+            fn starting(self, state: StateWord, now: Tick) -> Self {
+                Self { state, tail_tag: state.tag(), last_seen: now.0, ..self }
+            }
+
+            #[inline(always)]
+            fn has_tag(&self, tag: u32) -> bool {
+                self.state.tag() == tag && self.tail_tag == tag
+            }
+
+            #[inline(always)]
+            fn state(&self) -> StateWord {
+                self.state
+            }
+
+            #[inline(always)]
+            fn last_seen(&self) -> Tick {
+                Tick(self.last_seen)
+            }
+
+            #[inline(always)]
+            fn source(&self) -> $address {
+                self.source
+            }
+
+            #[inline(always)]
+            fn destination(&self) -> $address {
+                self.destination
+            }
+
+            #[inline(always)]
+            fn source_port(&self) -> Be16 {
+                self.source_port
+            }
+
+            #[inline(always)]
+            fn destination_port(&self) -> Be16 {
+                self.destination_port
+            }
+
+            #[inline(always)]
+            fn address_delta(&self) -> Delta {
+                Delta(self.address_delta)
+            }
+
+            #[inline(always)]
+            fn port_delta(&self) -> Delta {
+                Delta(self.port_delta)
+            }
+
+            #[inline(always)]
+            fn backend(&self) -> BackendRef {
+                self.backend
+            }
+
+            #[inline(always)]
+            fn frontend(&self) -> u32 {
+                self.frontend
+            }
+
+            #[inline(always)]
+            fn direction(&self) -> Direction {
+                if self.flags & FLOW_REPLY != 0 { Direction::Reply } else { Direction::Original }
+            }
+
+            #[inline(always)]
+            fn is_local(&self) -> bool {
+                self.flags & FLOW_LOCAL != 0
             }
         }
     };

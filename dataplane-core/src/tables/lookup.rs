@@ -27,22 +27,26 @@ pub trait Lookup<F: Family> {
     fn backend(&self, backend: BackendRef) -> Option<Backend<F>>;
 
     /// The entry of a tuple.
-    fn flow(&self, tuple: &F::TupleKey) -> Option<Self::Entry>;
+    fn flow(&self, tuple: &F::Tuple) -> Option<Self::Entry>;
 
     /// Puts an entry in unless there is one.
     ///
     /// # Errors
     /// [`InsertError::Exists`]: read that one and use it. [`InsertError::Full`]: there is no room.
-    fn insert_flow(&self, tuple: &F::TupleKey, flow: &F::FlowValue) -> Result<(), InsertError>;
+    fn insert_flow(&self, tuple: &F::Tuple, flow: &F::Flow) -> Result<(), InsertError>;
 
     /// Takes an entry out.
-    fn remove_flow(&self, tuple: &F::TupleKey);
+    fn remove_flow(&self, tuple: &F::Tuple);
 }
 
 /// A conntrack entry in its table. It may be recycled for another flow at any time.
 pub trait FlowEntry<F: Family> {
-    /// Copies the entry, and returns the copy if it is that of `tuple` from its first to its last byte.
-    fn read(&self, tag: u32) -> Option<F::FlowValue>;
+    /// Copies the entry, and tells whether the copy is that of the tuple with this tag from its first to its last
+    /// byte.
+    fn read(&self, tag: u32, into: &mut F::Flow) -> bool;
+
+    /// The state alone, for another try at exchanging it.
+    fn state(&self) -> StateWord;
 
     /// Replaces the state if it is still `current`; tells whether it did.
     fn exchange_state(&self, current: StateWord, new: StateWord) -> bool;

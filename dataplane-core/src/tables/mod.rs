@@ -4,12 +4,14 @@
 //! There are three implementations: [`memory`](crate::memory), the kernel's maps in `dataplane-ebpf`, and one in
 //! `dataplane-testkit` that fails on purpose. One conformance suite runs over all of them.
 
+mod capacity;
 mod family;
 mod lookup;
 #[cfg(feature = "std")]
 mod store;
 
-pub use family::{Family, Flow, FlowParts, ServiceParts, Tuple, V4, V6};
+pub use capacity::Capacity;
+pub use family::{Family, Flow, Tuple, V4, V6};
 pub use lookup::{FlowEntry, InsertError, Lookup};
 #[cfg(feature = "std")]
 pub use store::{BatchError, Cause, Counters, Entries, HashTable, Operation, Store, TableError, WordArray};

@@ -108,6 +108,7 @@ pub fn internet_checksum(initial: u16, bytes: &[u8]) -> Be16 {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use proptest::prelude::*;
 

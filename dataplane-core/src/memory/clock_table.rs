@@ -1,0 +1,233 @@
+//! A hash table that evicts entries that were not used lately when it is full.
+
+use std::{
+    hash::{BuildHasher, Hash},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use hashbrown::{DefaultHashBuilder, HashMap};
+use parking_lot::{Mutex, RwLock};
+
+use crate::tables::{Entries, HashTable, InsertError, TableError};
+
+/// As the kernel's `BPF_MAP_TYPE_LRU_HASH`: an insert into a full table evicts. Which entry goes is decided by the
+/// clock algorithm: a hand goes round, spares once what was used since it last came by, and takes the first other.
+///
+/// The table is split into shards, each with its share of the capacity, as the kernel splits its free lists by CPU.
+pub(super) struct ClockTable<K, V> {
+    name: &'static str,
+    capacity: u32,
+    hasher: DefaultHashBuilder,
+    shards: Box<[RwLock<Shard<K, V>>]>,
+}
+
+/// An entry that stays readable while somebody holds it, also after its eviction.
+pub(super) struct Entry<V> {
+    used: AtomicBool,
+    pub(super) value: Mutex<V>,
+}
+
+struct Shard<K, V> {
+    places: HashMap<K, usize>,
+    ring: Vec<Option<(K, Arc<Entry<V>>)>>,
+    free: Vec<usize>,
+    hand: usize,
+    capacity: usize,
+}
+
+/// Tables smaller than this stay whole.
+const SMALLEST_SHARD: u32 = 1024;
+const MOST_SHARDS: u32 = 64;
+
+impl<K: Copy + Eq + Hash, V: Copy> ClockTable<K, V> {
+    pub(super) fn new(name: &'static str, capacity: u32) -> Self {
+        let count = (capacity / SMALLEST_SHARD).clamp(1, MOST_SHARDS);
+        let shards = (0..count)
+            .map(|i| {
+                // The first ones take one more each where it does not come out even.
+                let capacity = (capacity / count + u32::from(i < capacity % count)) as usize;
+                RwLock::new(Shard {
+                    places: HashMap::new(),
+                    ring: Vec::new(),
+                    free: Vec::new(),
+                    hand: 0,
+                    capacity,
+                })
+            })
+            .collect();
+        Self { name, capacity, hasher: DefaultHashBuilder::default(), shards }
+    }
+
+    fn shard(&self, key: &K) -> &RwLock<Shard<K, V>> {
+        let count = self.shards.len() as u64;
+        let place = self.hasher.hash_one(key) >> 32;
+        // There is at least one shard, and the product's upper half is smaller than their number.
+        #[allow(clippy::indexing_slicing)]
+        &self.shards[((place * count) >> 32) as usize]
+    }
+
+    pub(super) fn find(&self, key: &K) -> Option<Arc<Entry<V>>> {
+        let shard = self.shard(key).read();
+        let (_, entry) = shard.ring.get(*shard.places.get(key)?)?.as_ref()?;
+        entry.used.store(true, Ordering::Relaxed);
+        Some(Arc::clone(entry))
+    }
+
+    pub(super) fn insert_new(&self, key: &K, value: V) -> Result<(), InsertError> {
+        self.shard(key).write().insert(key, value, false)
+    }
+
+    pub(super) fn take(&self, key: &K) -> bool {
+        self.shard(key).write().remove(key)
+    }
+}
+
+impl<K: Copy + Eq + Hash, V: Copy> Shard<K, V> {
+    fn insert(&mut self, key: &K, value: V, replace: bool) -> Result<(), InsertError> {
+        if self.capacity == 0 {
+            return Err(InsertError::Full);
+        }
+        if self.places.contains_key(key) {
+            if !replace {
+                return Err(InsertError::Exists);
+            }
+            self.remove(key);
+        }
+        if self.places.len() >= self.capacity {
+            self.evict();
+        }
+        let entry = Some((*key, Arc::new(Entry { used: AtomicBool::new(false), value: Mutex::new(value) })));
+        let place = match self.free.pop() {
+            Some(place) => {
+                if let Some(slot) = self.ring.get_mut(place) {
+                    *slot = entry;
+                }
+                place
+            }
+            None => {
+                self.ring.push(entry);
+                self.ring.len() - 1
+            }
+        };
+        self.places.insert(*key, place);
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &K) -> bool {
+        let Some(place) = self.places.remove(key) else {
+            return false;
+        };
+        if let Some(slot) = self.ring.get_mut(place) {
+            *slot = None;
+        }
+        self.free.push(place);
+        true
+    }
+
+    fn evict(&mut self) {
+        // Within two rounds the hand meets an entry whose mark it took away in the first.
+        for _ in 0..2 * self.ring.len() {
+            let place = self.hand;
+            self.hand = (self.hand + 1) % self.ring.len();
+            let Some(Some((key, entry))) = self.ring.get(place) else {
+                continue;
+            };
+            if !entry.used.swap(false, Ordering::Relaxed) {
+                let key = *key;
+                self.remove(&key);
+                return;
+            }
+        }
+    }
+}
+
+impl<K: Copy + Eq + Hash + Send + Sync, V: Copy + Send + Sync> HashTable<K, V> for ClockTable<K, V> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    fn fill(&self) -> Result<u32, TableError> {
+        let entries: usize = self.shards.iter().map(|shard| shard.read().places.len()).sum();
+        Ok(u32::try_from(entries).unwrap_or(u32::MAX))
+    }
+
+    fn get(&self, key: &K) -> Result<Option<V>, TableError> {
+        let shard = self.shard(key).read();
+        let entry = shard.places.get(key).and_then(|&place| shard.ring.get(place)?.as_ref());
+        Ok(entry.map(|(_, entry)| *entry.value.lock()))
+    }
+
+    fn insert(&self, key: &K, value: &V) -> Result<(), TableError> {
+        // Replacing, it only fails without any capacity; then nothing is kept, which is what such a table is for.
+        self.shard(key).write().insert(key, *value, true).unwrap_or(());
+        Ok(())
+    }
+
+    fn remove(&self, key: &K) -> Result<bool, TableError> {
+        Ok(self.take(key))
+    }
+
+    fn entries(&self) -> Entries<'_, K, V> {
+        Box::new(self.shards.iter().flat_map(|shard| {
+            let shard = shard.read();
+            let entries: Vec<_> =
+                shard.ring.iter().flatten().map(|(key, entry)| Ok((*key, *entry.value.lock()))).collect();
+            entries
+        }))
+    }
+}
+
+impl<K, V> std::fmt::Debug for ClockTable<K, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClockTable").field("name", &self.name).field("capacity", &self.capacity).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_table_evicts_what_was_not_used() {
+        let table = ClockTable::new("test", 4);
+        for key in 0..4u32 {
+            table.insert_new(&key, key).unwrap();
+        }
+        for key in [0, 1, 3] {
+            assert!(table.find(&key).is_some());
+        }
+        table.insert_new(&9, 9).unwrap();
+        let mut left: Vec<_> = table.entries().map(|entry| entry.unwrap().0).collect();
+        left.sort_unstable();
+        assert_eq!(left, [0, 1, 3, 9]);
+        assert_eq!(table.fill().unwrap(), 4);
+    }
+
+    #[test]
+    fn an_entry_is_not_inserted_twice() {
+        let table = ClockTable::new("test", 4);
+        table.insert_new(&1u32, 1).unwrap();
+        assert_eq!(table.insert_new(&1, 2), Err(InsertError::Exists));
+        assert_eq!(table.get(&1).unwrap(), Some(1));
+        table.insert(&1, &3).unwrap();
+        assert_eq!(table.get(&1).unwrap(), Some(3));
+        assert!(table.take(&1) && !table.take(&1));
+    }
+
+    #[test]
+    fn many_entries_stay_within_the_capacity() {
+        let table = ClockTable::new("test", 5000);
+        for key in 0..50_000u32 {
+            table.insert_new(&key, key).unwrap();
+        }
+        let fill = table.fill().unwrap();
+        assert!(fill <= 5000 && fill > 4900, "{fill}");
+    }
+}

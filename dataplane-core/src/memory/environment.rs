@@ -1,0 +1,139 @@
+//! The pipeline's environment, made of memory.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::{MemoryTables, clock_table::Entry, simulator::World};
+use crate::{
+    abi::{
+        BACKEND_LOCAL, BackendRef, BackendV4, BackendV6, INTERFACE_PLACES, InterfaceEntry, ServiceCounters,
+        ServiceRef, ServiceWord, Setting, StateWord,
+    },
+    pipeline::{Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Tick, Verdict},
+    tables::{Family, Flow, FlowEntry, InsertError, Lookup, V4, V6, WordArray},
+};
+
+/// Tables and world as one packet meets them.
+#[derive(Debug)]
+pub(super) struct MemoryEnvironment<'a> {
+    pub(super) tables: &'a MemoryTables,
+    pub(super) world: &'a World,
+    pub(super) random: u32,
+}
+
+/// A conntrack entry in memory. Its lock is held only while it is copied or changed.
+pub(super) struct MemoryEntry<V>(Arc<Entry<V>>);
+
+macro_rules! lookup {
+    ($family:ty, $services:ident, $backends:ident, $backend:ident, $conntrack:ident) => {
+        impl Lookup<$family> for MemoryEnvironment<'_> {
+            type Entry = MemoryEntry<<$family as Family>::Flow>;
+
+            fn service(&self, key: &<$family as Family>::ServiceKey) -> Option<ServiceRef> {
+                self.tables.$services.find(key)
+            }
+
+            fn service_word(&self, index: u32) -> Option<ServiceWord> {
+                self.tables.service_words.load(index, 0).map(ServiceWord)
+            }
+
+            fn slot(&self, index: u32) -> Option<u64> {
+                self.tables.slots.load(index, 0)
+            }
+
+            fn backend(&self, backend: BackendRef) -> Option<Backend<$family>> {
+                let array = &self.tables.$backends;
+                let mut words = [0; size_of::<$backend>() / 8];
+                for (word, position) in words.iter_mut().zip(0..) {
+                    *word = array.load(backend.index(), position)?;
+                }
+                let entry: $backend = zerocopy::transmute!(words);
+                (entry.generation == backend.generation() && entry.generation != 0).then_some(Backend {
+                    address: entry.address,
+                    port: entry.port,
+                    local: entry.flags & BACKEND_LOCAL != 0,
+                })
+            }
+
+            fn flow(&self, tuple: &<$family as Family>::Tuple) -> Option<Self::Entry> {
+                self.tables.$conntrack.find(tuple).map(MemoryEntry)
+            }
+
+            fn insert_flow(
+                &self,
+                tuple: &<$family as Family>::Tuple,
+                flow: &<$family as Family>::Flow,
+            ) -> Result<(), InsertError> {
+                self.tables.$conntrack.insert_new(tuple, *flow)
+            }
+
+            fn remove_flow(&self, tuple: &<$family as Family>::Tuple) {
+                self.tables.$conntrack.take(tuple);
+            }
+        }
+
+        impl FlowEntry<$family> for MemoryEntry<<$family as Family>::Flow> {
+            fn read(&self, tag: u32, into: &mut <$family as Family>::Flow) -> bool {
+                *into = *self.0.value.lock();
+                into.has_tag(tag)
+            }
+
+            fn state(&self) -> StateWord {
+                self.0.value.lock().state
+            }
+
+            fn exchange_state(&self, current: StateWord, new: StateWord) -> bool {
+                let mut value = self.0.value.lock();
+                let is_current = value.state == current;
+                if is_current {
+                    value.state = new;
+                }
+                is_current
+            }
+
+            fn touch(&self, now: Tick) {
+                self.0.value.lock().last_seen = now.0;
+            }
+        }
+
+        impl Routes<$family> for MemoryEnvironment<'_> {
+            fn route(&self, query: &RouteQuery<$family>, hop: &mut NextHop) -> Route {
+                self.world.route(query.interface, IpAddr::from(query.destination), query.length, hop)
+            }
+        }
+    };
+}
+
+lookup!(V4, services_v4, backends_v4, BackendV4, conntrack_v4);
+lookup!(V6, services_v6, backends_v6, BackendV6, conntrack_v6);
+
+impl Environment for MemoryEnvironment<'_> {
+    fn now(&self) -> Tick {
+        Tick::from_nanoseconds(self.world.nanoseconds)
+    }
+
+    fn random(&self) -> u32 {
+        self.random
+    }
+
+    fn setting(&self, setting: Setting) -> u32 {
+        self.tables.config.load(setting as u32, 0).unwrap_or(0) as u32
+    }
+
+    fn interface(&self, index: u32) -> Option<InterfaceEntry> {
+        let interfaces = &self.tables.interfaces;
+        let place = index % INTERFACE_PLACES;
+        let words = [interfaces.load(place, 0)?, interfaces.load(place, 1)?];
+        let entry: InterfaceEntry = zerocopy::transmute!(words);
+        (entry.index == index && index != 0).then_some(entry)
+    }
+
+    fn count(&self, hook: Hook, verdict: Verdict) {
+        self.tables.counters.count(hook, verdict);
+    }
+
+    fn count_service(&self, index: u32, add: impl FnOnce(&mut ServiceCounters)) {
+        let mut change = ServiceCounters::default();
+        add(&mut change);
+        self.tables.counters.add(index, &change);
+    }
+}

@@ -1,0 +1,172 @@
+//! Frames through the pipeline, without a kernel.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use hashbrown::HashMap;
+
+use super::{MemoryPacket, MemoryTables, RouteTable, environment::MemoryEnvironment, routes::LinkFacts};
+use crate::{
+    abi::{INTERFACE_PLACES, INTERFACE_XDP_SEND, InterfaceEntry},
+    pipeline::{Hook, NextHop, Route, Verdict, Workspaces, process},
+    tables::{Cause, Operation, Store, TableError},
+    wire::MacAddress,
+};
+
+/// An interface of the simulated host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SimulatedInterface {
+    /// Its index, not 0.
+    pub index: u32,
+    /// Its link-layer address.
+    pub mac: [u8; 6],
+    /// The longest IP packet that it sends, in bytes.
+    pub mtu: u32,
+    /// Whether packets that arrive here are forwarded.
+    pub forwarding: bool,
+    /// The conntrack zone.
+    pub zone: u16,
+    /// Whether XDP can send out of it.
+    pub xdp_send: bool,
+}
+
+impl SimulatedInterface {
+    /// An interface that forwards, of MTU 1500, in zone 0, which takes frames from XDP.
+    pub fn new(index: u32, mac: [u8; 6]) -> Self {
+        Self { index, mac, mtu: 1500, forwarding: true, zone: 0, xdp_send: true }
+    }
+}
+
+/// What became of a frame.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// What the pipeline said.
+    pub verdict: Verdict,
+    /// The frame as it is now.
+    pub frame: BytesMut,
+    /// Where it was sent.
+    pub sent: Option<NextHop>,
+}
+
+/// A host without a kernel: interfaces, routes, a clock, randomness, and the tables.
+///
+/// Frames run through `&self`, on any number of threads. The clock stands still until it is set.
+#[derive(Debug)]
+pub struct Simulator {
+    tables: Arc<MemoryTables>,
+    world: World,
+    random: AtomicU64,
+    fixed_random: Option<u32>,
+}
+
+/// What a packet meets beside the tables.
+#[derive(Debug, Default)]
+pub(super) struct World {
+    interfaces: HashMap<u32, SimulatedInterface>,
+    routes: RouteTable,
+    pub(super) nanoseconds: u64,
+}
+
+impl World {
+    pub(super) fn route(&self, arrived: u32, destination: IpAddr, length: u32, hop: &mut NextHop) -> Route {
+        if !self.interfaces.get(&arrived).is_some_and(|interface| interface.forwarding) {
+            return Route::ForwardingOff;
+        }
+        let facts = |index| {
+            let interface = self.interfaces.get(&index)?;
+            Some(LinkFacts { mac: MacAddress::new(interface.mac), mtu: interface.mtu })
+        };
+        self.routes.lookup(destination, length, facts, hop)
+    }
+}
+
+impl Simulator {
+    /// A host with these tables, and nothing else yet.
+    pub fn new(tables: Arc<MemoryTables>) -> Self {
+        Self { tables, world: World::default(), random: AtomicU64::new(0), fixed_random: None }
+    }
+
+    /// The tables.
+    pub fn tables(&self) -> &Arc<MemoryTables> {
+        &self.tables
+    }
+
+    /// Adds an interface, or changes the one of the same index.
+    ///
+    /// # Errors
+    /// [`TableError`] where another interface has its place in the table.
+    pub fn add_interface(&mut self, interface: SimulatedInterface) -> Result<(), TableError> {
+        let table = self.tables.interfaces();
+        let place = interface.index % INTERFACE_PLACES;
+        let taken = table.load(place, 0).unwrap_or(0) as u32;
+        if taken != 0 && taken != interface.index {
+            let cause = Cause::OutOfRange { index: interface.index, capacity: table.capacity() };
+            return Err(TableError::new(table.name(), Operation::Store, cause));
+        }
+        let entry = InterfaceEntry {
+            index: interface.index,
+            zone: interface.zone,
+            flags: if interface.xdp_send { INTERFACE_XDP_SEND } else { 0 },
+            mac: interface.mac,
+            reserved: 0,
+        };
+        let words: [u64; 2] = zerocopy::transmute!(entry);
+        table.store(place, &words)?;
+        self.world.interfaces.insert(interface.index, interface);
+        Ok(())
+    }
+
+    /// The routes and neighbours.
+    pub fn routes_mut(&mut self) -> &mut RouteTable {
+        &mut self.world.routes
+    }
+
+    /// Sets the clock: the time since an arbitrary start.
+    pub fn set_time(&mut self, time: Duration) {
+        self.world.nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    }
+
+    /// Makes every packet draw this number; `None` gives each a new one, the same ones in each run.
+    pub fn set_random(&mut self, random: Option<u32>) {
+        self.fixed_random = random;
+    }
+
+    /// Runs a frame through the program of one hook of an interface.
+    pub fn run(&self, hook: Hook, interface: u32, frame: &[u8]) -> Outcome {
+        let own = self.world.interfaces.get(&interface).map_or([0; 6], |interface| interface.mac);
+        let mut packet = MemoryPacket::new(frame, hook, interface, MacAddress::new(own));
+        let _guard = self.tables.enter();
+        let random = self.fixed_random.unwrap_or_else(|| self.next_random());
+        let environment = MemoryEnvironment { tables: &self.tables, world: &self.world, random };
+        let verdict = process(&mut packet, &environment, &mut Workspaces::default());
+        Outcome { verdict, frame: packet.bytes, sent: packet.sent }
+    }
+
+    /// Runs a frame through an interface's hooks as a host does that has XDP and tcx there: what XDP leaves or passes,
+    /// tcx sees.
+    pub fn receive(&self, interface: u32, frame: &[u8]) -> Outcome {
+        let outcome = self.run(Hook::Xdp, interface, frame);
+        match outcome.verdict {
+            Verdict::Pass(_) | Verdict::Leave(_) => self.run(Hook::Ingress, interface, frame),
+            _ => outcome,
+        }
+    }
+
+    /// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): well spread, and the same in each run.
+    fn next_random(&self) -> u32 {
+        const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+        let state = self.random.fetch_add(GAMMA, Ordering::Relaxed).wrapping_add(GAMMA);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) >> 32) as u32
+    }
+}

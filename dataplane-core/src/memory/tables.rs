@@ -1,0 +1,185 @@
+//! Every table, in RAM.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{RwLock, RwLockReadGuard};
+
+use super::{clock_table::ClockTable, hash::Hashed, words::Words};
+use crate::{
+    abi::{
+        ABI_VERSION, CONFIG_WORDS, COUNTERS, FlowV4, FlowV6, INTERFACE_PLACES, ServiceCounters, ServiceKeyV4,
+        ServiceKeyV6, ServiceRef, Setting, TupleV4, TupleV6, counter_index, map,
+    },
+    pipeline::{Hook, Timeouts, Verdict},
+    tables::{Capacity, Cause, Counters, HashTable, Operation, Store, TableError, WordArray},
+};
+
+/// Every table of a dataplane, in RAM, with the capacities and failures of the kernel's.
+#[derive(Debug)]
+pub struct MemoryTables {
+    pub(super) services_v4: Hashed<ServiceKeyV4, ServiceRef>,
+    pub(super) services_v6: Hashed<ServiceKeyV6, ServiceRef>,
+    pub(super) service_words: Words,
+    pub(super) slots: Words,
+    pub(super) backends_v4: Words,
+    pub(super) backends_v6: Words,
+    pub(super) config: Words,
+    pub(super) interfaces: Words,
+    pub(super) conntrack_v4: ClockTable<TupleV4, FlowV4>,
+    pub(super) conntrack_v6: ClockTable<TupleV6, FlowV6>,
+    pub(super) counters: MemoryCounters,
+    /// Held by each packet on its way. Who takes it for writing has seen all of them leave.
+    packets: RwLock<()>,
+}
+
+impl MemoryTables {
+    /// Empty tables with the default time-outs.
+    pub fn new(capacity: Capacity) -> Self {
+        let tables = Self {
+            services_v4: Hashed::new(map::SERVICES_V4, capacity.frontends),
+            services_v6: Hashed::new(map::SERVICES_V6, capacity.frontends),
+            service_words: Words::new(map::SERVICE_WORDS, capacity.frontends.saturating_mul(2), 1),
+            slots: Words::new(map::SLOTS, capacity.slots, 1),
+            backends_v4: Words::new(map::BACKENDS_V4, capacity.backends, 2),
+            backends_v6: Words::new(map::BACKENDS_V6, capacity.backends, 4),
+            config: Words::new(map::CONFIG, CONFIG_WORDS, 1),
+            interfaces: Words::new(map::INTERFACES, INTERFACE_PLACES, 2),
+            conntrack_v4: ClockTable::new(map::CONNTRACK_V4, capacity.conntrack),
+            conntrack_v6: ClockTable::new(map::CONNTRACK_V6, capacity.conntrack),
+            counters: MemoryCounters::new(capacity.frontends.saturating_mul(2)),
+            packets: RwLock::new(()),
+        };
+        tables.set(Setting::AbiVersion, ABI_VERSION);
+        tables.set_timeouts(&Timeouts::default());
+        tables
+    }
+
+    /// Sets the time-outs; they hold from the next packet on.
+    pub fn set_timeouts(&self, timeouts: &Timeouts) {
+        for (setting, ticks) in timeouts.settings() {
+            self.set(setting, ticks);
+        }
+    }
+
+    fn set(&self, setting: Setting, word: u64) {
+        // Every setting is within the configuration: its capacity is a constant beside them.
+        self.config.store(setting as u32, &[word]).unwrap_or(());
+    }
+
+    /// Begins a packet: until the guard is dropped, [`Store::synchronize`] waits.
+    pub(super) fn enter(&self) -> RwLockReadGuard<'_, ()> {
+        self.packets.read()
+    }
+}
+
+impl Store for MemoryTables {
+    fn services_v4(&self) -> &dyn HashTable<ServiceKeyV4, ServiceRef> {
+        &self.services_v4
+    }
+
+    fn services_v6(&self) -> &dyn HashTable<ServiceKeyV6, ServiceRef> {
+        &self.services_v6
+    }
+
+    fn service_words(&self) -> &dyn WordArray {
+        &self.service_words
+    }
+
+    fn slots(&self) -> &dyn WordArray {
+        &self.slots
+    }
+
+    fn backends_v4(&self) -> &dyn WordArray {
+        &self.backends_v4
+    }
+
+    fn backends_v6(&self) -> &dyn WordArray {
+        &self.backends_v6
+    }
+
+    fn config(&self) -> &dyn WordArray {
+        &self.config
+    }
+
+    fn interfaces(&self) -> &dyn WordArray {
+        &self.interfaces
+    }
+
+    fn conntrack_v4(&self) -> &dyn HashTable<TupleV4, FlowV4> {
+        &self.conntrack_v4
+    }
+
+    fn conntrack_v6(&self) -> &dyn HashTable<TupleV6, FlowV6> {
+        &self.conntrack_v6
+    }
+
+    fn counters(&self) -> &dyn Counters {
+        &self.counters
+    }
+
+    fn synchronize(&self) -> Result<(), TableError> {
+        drop(self.packets.write());
+        Ok(())
+    }
+}
+
+/// Counters, one set for all threads.
+#[derive(Debug)]
+pub(super) struct MemoryCounters {
+    verdicts: Box<[AtomicU64]>,
+    services: Box<[[AtomicU64; 6]]>,
+}
+
+impl MemoryCounters {
+    fn new(frontends: u32) -> Self {
+        Self {
+            verdicts: (0..COUNTERS).map(|_| AtomicU64::new(0)).collect(),
+            services: (0..frontends).map(|_| Default::default()).collect(),
+        }
+    }
+
+    pub(super) fn count(&self, hook: Hook, verdict: Verdict) {
+        if let Some(counter) = self.verdicts.get(counter_index(hook, verdict) as usize) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn add(&self, index: u32, change: &ServiceCounters) {
+        if let Some(counters) = self.services.get(index as usize) {
+            let ServiceCounters { packets, bytes, reply_packets, reply_bytes, flows, drops } = *change;
+            for (counter, amount) in
+                counters.iter().zip([packets, bytes, reply_packets, reply_bytes, flows, drops])
+            {
+                if amount != 0 {
+                    counter.fetch_add(amount, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn counters(&self, index: u32, operation: Operation) -> Result<&[AtomicU64; 6], TableError> {
+        let capacity = u32::try_from(self.services.len()).unwrap_or(u32::MAX);
+        let cause = Cause::OutOfRange { index, capacity };
+        self.services.get(index as usize).ok_or(TableError::new(map::SERVICE_COUNTERS, operation, cause))
+    }
+}
+
+impl Counters for MemoryCounters {
+    fn verdict(&self, hook: Hook, verdict: Verdict) -> Result<u64, TableError> {
+        Ok(self.verdicts.get(counter_index(hook, verdict) as usize).map_or(0, |c| c.load(Ordering::Relaxed)))
+    }
+
+    fn service(&self, index: u32) -> Result<ServiceCounters, TableError> {
+        let counters = self.counters(index, Operation::Get)?;
+        let [packets, bytes, reply_packets, reply_bytes, flows, drops] =
+            counters.each_ref().map(|counter| counter.load(Ordering::Relaxed));
+        Ok(ServiceCounters { packets, bytes, reply_packets, reply_bytes, flows, drops })
+    }
+
+    fn clear_service(&self, index: u32) -> Result<(), TableError> {
+        for counter in self.counters(index, Operation::Store)? {
+            counter.store(0, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}

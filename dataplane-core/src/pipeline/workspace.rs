@@ -1,0 +1,31 @@
+//! Where a packet's particulars are while it is worked on.
+
+use super::{Headers, NextHop};
+use crate::tables::{Family, V4, V6};
+
+/// Room for one packet's particulars. In the kernel it stands in a map, one for each CPU and hook: a program's stack has
+/// 512 bytes, of which keys and values of IPv6 would take most. It carries nothing from one packet to the next.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Workspaces {
+    pub(super) v4: Workspace<V4>,
+    pub(super) v6: Workspace<V6>,
+}
+
+/// Room for one packet of one family.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Workspace<F: Family> {
+    /// What the packet's headers say.
+    pub headers: Headers<F>,
+    /// The packet's flow: as it was found, or as it is to be opened.
+    pub flow: F::Flow,
+    /// The tuple of the other direction.
+    pub pair_tuple: F::Tuple,
+    /// The flow of the other direction.
+    pub pair: F::Flow,
+    /// An entry that was found where `flow` or `pair` belongs.
+    pub found: F::Flow,
+    /// Where the packet goes, if it is forwarded.
+    pub hop: NextHop,
+}

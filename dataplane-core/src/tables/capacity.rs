@@ -1,0 +1,39 @@
+//! How many entries the tables have room for.
+
+/// The capacity of each table, fixed while a dataplane is open.
+///
+/// ```
+/// use dataplane_core::tables::Capacity;
+///
+/// let capacity = Capacity { conntrack: 1 << 20, ..Capacity::default() };
+/// assert!(capacity.backends >= 65_536);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Frontends of each family.
+    pub frontends: u32,
+    /// 8-byte words for lists of backends: a list takes 4 and one for each unit of weight, rounded up to 8.
+    pub slots: u32,
+    /// Backends of each family.
+    pub backends: u32,
+    /// Conntrack entries of each family: two for each connection. The oldest ones go when it is full.
+    pub conntrack: u32,
+}
+
+impl Default for Capacity {
+    /// 65,536 frontends and backends of each family, 2^20 slot words, 2^18 conntrack entries
+    /// of each family.
+    ///
+    /// In the kernel that is 8 MiB of slots, 3 MiB of backends, some 70 MiB of conntrack (allocated up front), 12 MiB
+    /// of frontends, and 3 MiB of counters for each CPU.
+    fn default() -> Self {
+        Self { frontends: 1 << 16, slots: 1 << 20, backends: 1 << 16, conntrack: 1 << 18 }
+    }
+}
+
+impl Capacity {
+    /// Small tables, for tests and for looking at full ones.
+    pub const fn small() -> Self {
+        Self { frontends: 64, slots: 1 << 10, backends: 64, conntrack: 1 << 10 }
+    }
+}

@@ -1,0 +1,161 @@
+//! Maps and helpers as the pipeline's environment.
+
+use core::ffi::c_void;
+
+use dataplane_core::{
+    abi::{
+        BACKEND_LOCAL, BackendRef, InterfaceEntry, ServiceCounters, ServiceRef, ServiceWord, Setting,
+        StateWord, TestInput, counter_index,
+    },
+    pipeline::{Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Tick, Verdict},
+    tables::{Family, FlowEntry, InsertError, Lookup, V4, V6},
+};
+
+use crate::{helpers, maps};
+
+/// The kernel around one run of a program.
+pub struct Kernel {
+    /// The program's context, which the route lookup wants.
+    context: *mut c_void,
+}
+
+impl Kernel {
+    #[inline(always)]
+    pub fn new(context: *mut c_void) -> Self {
+        Self { context }
+    }
+
+    /// Tells tests what became of the packet.
+    #[inline(always)]
+    pub fn report(&self, verdict: Verdict, egress: u32) {
+        if maps::is_deterministic() {
+            maps::set_test_output(TestInput::Verdict, u64::from(verdict.number()) | 1 << 32);
+            maps::set_test_output(TestInput::Egress, egress.into());
+        }
+    }
+}
+
+macro_rules! family {
+    ($family:ty, $maps:ident, $route:ident) => {
+        impl Lookup<$family> for Kernel {
+            type Entry = maps::$maps::Entry;
+
+            #[inline(always)]
+            fn service(&self, key: &<$family as Family>::ServiceKey) -> Option<ServiceRef> {
+                maps::$maps::service(key)
+            }
+
+            #[inline(always)]
+            fn service_word(&self, index: u32) -> Option<ServiceWord> {
+                maps::service_word(index).map(ServiceWord)
+            }
+
+            #[inline(always)]
+            fn slot(&self, index: u32) -> Option<u64> {
+                maps::slot(index)
+            }
+
+            #[inline(always)]
+            fn backend(&self, backend: BackendRef) -> Option<Backend<$family>> {
+                let entry = maps::$maps::backend(backend.index())?;
+                if entry.generation != backend.generation() || entry.generation == 0 {
+                    return None;
+                }
+                Some(Backend {
+                    address: entry.address,
+                    port: entry.port,
+                    local: entry.flags & BACKEND_LOCAL != 0,
+                })
+            }
+
+            #[inline(always)]
+            fn flow(&self, tuple: &<$family as Family>::Tuple) -> Option<Self::Entry> {
+                maps::$maps::flow(tuple)
+            }
+
+            #[inline(always)]
+            fn insert_flow(
+                &self,
+                tuple: &<$family as Family>::Tuple,
+                flow: &<$family as Family>::Flow,
+            ) -> Result<(), InsertError> {
+                maps::$maps::insert_flow(tuple, flow)
+            }
+
+            #[inline(always)]
+            fn remove_flow(&self, tuple: &<$family as Family>::Tuple) {
+                maps::$maps::remove_flow(tuple);
+            }
+        }
+
+        impl FlowEntry<$family> for maps::$maps::Entry {
+            #[inline(always)]
+            fn read(&self, tag: u32, into: &mut <$family as Family>::Flow) -> bool {
+                maps::$maps::Entry::read(self, tag, into)
+            }
+
+            #[inline(always)]
+            fn state(&self) -> StateWord {
+                maps::$maps::Entry::state(self)
+            }
+
+            #[inline(always)]
+            fn exchange_state(&self, current: StateWord, new: StateWord) -> bool {
+                maps::$maps::Entry::exchange_state(self, current, new)
+            }
+
+            #[inline(always)]
+            fn touch(&self, now: Tick) {
+                maps::$maps::Entry::touch(self, now);
+            }
+        }
+
+        impl Routes<$family> for Kernel {
+            #[inline(always)]
+            fn route(&self, query: &RouteQuery<$family>, hop: &mut NextHop) -> Route {
+                helpers::$route(self.context, query, hop)
+            }
+        }
+    };
+}
+
+family!(V4, v4, route_v4);
+family!(V6, v6, route_v6);
+
+impl Environment for Kernel {
+    #[inline(always)]
+    fn now(&self) -> Tick {
+        if maps::is_deterministic() {
+            return Tick::from_nanoseconds(maps::test_input(TestInput::Now));
+        }
+        Tick::from_nanoseconds(helpers::coarse_nanoseconds())
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        if maps::is_deterministic() {
+            return maps::test_input(TestInput::Random) as u32;
+        }
+        helpers::random()
+    }
+
+    #[inline(always)]
+    fn setting(&self, setting: Setting) -> u32 {
+        maps::setting(setting as u32).unwrap_or(0) as u32
+    }
+
+    #[inline(always)]
+    fn interface(&self, index: u32) -> Option<InterfaceEntry> {
+        maps::interface(index).filter(|entry| entry.index == index && index != 0)
+    }
+
+    #[inline(always)]
+    fn count(&self, hook: Hook, verdict: Verdict) {
+        maps::count(counter_index(hook, verdict));
+    }
+
+    #[inline(always)]
+    fn count_service(&self, index: u32, add: impl FnOnce(&mut ServiceCounters)) {
+        maps::count_service(index, add);
+    }
+}

@@ -1,0 +1,49 @@
+//! Packet bytes between `data` and `data_end`.
+
+use core::mem::size_of;
+
+use dataplane_core::wire::Header;
+
+/// No header of a packet begins beyond this offset: two tags, an IPv6 header and six extension headers of the longest
+/// kind would, and then the packet is passed on.
+const LAST_OFFSET: usize = 511;
+
+/// The linear part of a packet. Any helper that changes the packet ends its validity; it is made anew for each access.
+#[derive(Clone, Copy)]
+pub struct Bytes {
+    pub data: usize,
+    pub end: usize,
+}
+
+impl Bytes {
+    #[inline(always)]
+    pub fn read<T: Header>(self, offset: u32) -> Option<T> {
+        let at: *mut T = self.at(offset)?;
+        // SAFETY: `at` is within the packet for the whole of `T`, and any bytes are a valid `T`. The packet may not be
+        // aligned for it: this code only ever runs on the BPF target, whose loads are plain loads of that width.
+        Some(unsafe { core::ptr::read(at) })
+    }
+
+    #[inline(always)]
+    pub fn write<T: Header>(self, offset: u32, header: T) -> Option<()> {
+        let at: *mut T = self.at(offset)?;
+        // SAFETY: as in `read`; nobody holds a reference into the packet.
+        unsafe { core::ptr::write(at, header) };
+        Some(())
+    }
+
+    /// The bytes at `offset`, if there is room for a `T`.
+    #[inline(always)]
+    fn at<T>(self, offset: u32) -> Option<*mut T> {
+        // The verifier wants a bound on what is added to a packet pointer.
+        let offset = offset as usize;
+        if offset > LAST_OFFSET {
+            return None;
+        }
+        let start = self.data + offset;
+        if start + size_of::<T>() > self.end {
+            return None;
+        }
+        Some(start as *mut T)
+    }
+}

@@ -1,0 +1,57 @@
+//! Forebay's programs: they bind `dataplane-core`'s pipeline to hooks and maps, and hold no logic of their own.
+//!
+//! | file | binds |
+//! | --- | --- |
+//! | `maps.rs` | the maps, and every access to a value in one |
+//! | `environment.rs` | maps and helpers as the pipeline's [`Environment`](dataplane_core::pipeline::Environment) |
+//! | `frame.rs` | packet bytes between `data` and `data_end` |
+//! | `xdp.rs`, `skb.rs` | a packet at each kind of hook: how it is changed and sent |
+//! | `helpers.rs` | the kernel's helper functions |
+#![no_std]
+#![no_main]
+#![allow(internal_features)]
+#![feature(asm_experimental_arch, core_intrinsics)]
+#![deny(unsafe_op_in_unsafe_fn)]
+
+#[deny(unsafe_code)]
+mod environment;
+mod frame;
+mod helpers;
+mod maps;
+#[deny(unsafe_code)]
+mod skb;
+#[deny(unsafe_code)]
+mod xdp;
+
+use aya_ebpf::{
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use dataplane_core::pipeline::Hook;
+
+/// XDP on an uplink: the shortcut for packets that leave again.
+#[xdp(frags)]
+fn forebay_xdp(context: XdpContext) -> u32 {
+    xdp::run(context.ctx)
+}
+
+/// tcx or clsact on an uplink, packets that come in.
+#[classifier]
+fn forebay_ingress(context: TcContext) -> i32 {
+    skb::run(context.skb.skb, Hook::Ingress)
+}
+
+/// tcx or clsact on an uplink, packets that go out.
+#[classifier]
+fn forebay_egress(context: TcContext) -> i32 {
+    skb::run(context.skb.skb, Hook::Egress)
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -1,0 +1,246 @@
+//! The maps, and every access to a value in one.
+//!
+//! Sizes are those of `Capacity::default()`; the loader sets others. A pointer from a lookup is valid for this run of
+//! the program (the kernel frees and unmaps nothing before it ends), but what it points to may be another key's by
+//! now: hence whole words, read once, and the pipeline's tags.
+
+use core::{
+    intrinsics::{AtomicOrdering, atomic_cxchg},
+    ptr::{addr_of_mut, read_volatile, write_volatile},
+};
+
+use aya_ebpf::{
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    macros::btf_map,
+};
+use dataplane_core::{
+    abi::{
+        BackendV4, BackendV6, CONFIG_WORDS, COUNTERS as COUNTER_COUNT, FlowV4, FlowV6, INTERFACE_PLACES,
+        InterfaceEntry, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, StateWord, TEST_INPUT_WORDS,
+        TestInput, TupleV4, TupleV6,
+    },
+    pipeline::{Hook, Tick, Workspaces},
+    tables::InsertError,
+};
+
+const FRONTENDS: usize = 1 << 16;
+const SLOT_WORDS: usize = 1 << 20;
+const BACKENDS: usize = 1 << 16;
+const FLOWS: usize = 1 << 18;
+const WORKSPACE_WORDS: usize = size_of::<Workspaces>().div_ceil(8);
+/// `BPF_F_MMAPABLE`, Linux 5.5.
+const MAPPED: usize = 1 << 10;
+
+#[btf_map(name = "services_v4")]
+static SERVICES_V4: HashMap<ServiceKeyV4, u64, FRONTENDS> = HashMap::new();
+#[btf_map(name = "services_v6")]
+static SERVICES_V6: HashMap<ServiceKeyV6, u64, FRONTENDS> = HashMap::new();
+#[btf_map(name = "service_words")]
+static SERVICE_WORDS: Array<u64, { FRONTENDS * 2 }, MAPPED> = Array::new();
+#[btf_map(name = "slots")]
+static SLOTS: Array<u64, SLOT_WORDS, MAPPED> = Array::new();
+#[btf_map(name = "backends_v4")]
+static BACKENDS_V4: Array<[u64; 2], BACKENDS, MAPPED> = Array::new();
+#[btf_map(name = "backends_v6")]
+static BACKENDS_V6: Array<[u64; 4], BACKENDS, MAPPED> = Array::new();
+#[btf_map(name = "conntrack_v4")]
+static CONNTRACK_V4: LruHashMap<TupleV4, FlowV4, FLOWS> = LruHashMap::new();
+#[btf_map(name = "conntrack_v6")]
+static CONNTRACK_V6: LruHashMap<TupleV6, FlowV6, FLOWS> = LruHashMap::new();
+#[btf_map(name = "config")]
+static CONFIG: Array<u64, { CONFIG_WORDS as usize }, MAPPED> = Array::new();
+#[btf_map(name = "interfaces")]
+static INTERFACES: Array<[u64; 2], { INTERFACE_PLACES as usize }, MAPPED> = Array::new();
+#[btf_map(name = "counters")]
+static COUNTERS: PerCpuArray<u64, { COUNTER_COUNT as usize }> = PerCpuArray::new();
+#[btf_map(name = "service_counters")]
+static SERVICE_COUNTERS: PerCpuArray<ServiceCounters, { FRONTENDS * 2 }> = PerCpuArray::new();
+/// One for each hook: a program at one may be interrupted by one at another.
+#[btf_map(name = "workspaces")]
+static WORKSPACES: PerCpuArray<[u64; WORKSPACE_WORDS], 3> = PerCpuArray::new();
+#[btf_map(name = "test_inputs")]
+static TEST_INPUTS: Array<u64, { TEST_INPUT_WORDS as usize }, MAPPED> = Array::new();
+
+/// 1 in the programs that tests load: time and randomness come from a map, and the verdict goes there.
+#[unsafe(no_mangle)]
+static DETERMINISTIC: u32 = 0;
+
+/// Whether these programs were loaded for a test. The verifier knows the answer and removes what does not apply.
+#[inline(always)]
+pub fn is_deterministic() -> bool {
+    // SAFETY: a static of this object, which the loader may set before the program is verified; hence volatile.
+    unsafe { read_volatile(&raw const DETERMINISTIC) != 0 }
+}
+
+/// Copies a value out of a map, word by word, in order.
+#[inline(always)]
+fn copy<const WORDS: usize>(value: *const [u64; WORDS]) -> [u64; WORDS] {
+    let mut words = [0; WORDS];
+    let mut i = 0;
+    while i < WORDS {
+        // SAFETY: the pointer is to a value of so many words, aligned to 8 bytes, valid for this run; volatile, since
+        // others write it: each word is loaded once, whole.
+        words[i] = unsafe { read_volatile(value.cast::<u64>().add(i)) };
+        i += 1;
+    }
+    words
+}
+
+#[inline(always)]
+fn array_word<const N: usize, const F: usize>(array: &Array<u64, N, F>, index: u32) -> Option<u64> {
+    let value = array.get_ptr(index)?;
+    // SAFETY: as in `copy`.
+    Some(unsafe { read_volatile(value) })
+}
+
+#[inline(always)]
+pub fn service_word(index: u32) -> Option<u64> {
+    array_word(&SERVICE_WORDS, index)
+}
+
+#[inline(always)]
+pub fn slot(index: u32) -> Option<u64> {
+    array_word(&SLOTS, index)
+}
+
+#[inline(always)]
+pub fn setting(index: u32) -> Option<u64> {
+    array_word(&CONFIG, index)
+}
+
+#[inline(always)]
+pub fn interface(index: u32) -> Option<InterfaceEntry> {
+    let words = copy(INTERFACES.get_ptr(index & (INTERFACE_PLACES - 1))?);
+    Some(zerocopy::transmute!(words))
+}
+
+#[inline(always)]
+pub fn test_input(input: TestInput) -> u64 {
+    array_word(&TEST_INPUTS, input as u32).unwrap_or(0)
+}
+
+#[inline(always)]
+pub fn set_test_output(output: TestInput, word: u64) {
+    if let Some(value) = TEST_INPUTS.get_ptr_mut(output as u32) {
+        // SAFETY: as in `copy`; tests read it after the run.
+        unsafe { write_volatile(value, word) };
+    }
+}
+
+/// This CPU's room for the packet of a hook. Each run of a program takes it once.
+#[inline(always)]
+pub fn workspaces(hook: Hook) -> Option<&'static mut Workspaces> {
+    let room = WORKSPACES.get_ptr_mut(hook as u32)?;
+    // SAFETY: as long as a `Workspaces`, aligned to 8 bytes, zero at first, which is valid for its integers and bools,
+    // and only ever written as such. Nobody else has it: soft interrupts are off at these hooks, a program is not
+    // interrupted by another of its own hook, and it asks but once.
+    Some(unsafe { &mut *room.cast::<Workspaces>() })
+}
+
+#[inline(always)]
+pub fn count(index: u32) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: this CPU's own counter; soft interrupts are off at these hooks, so that nobody else writes it.
+        unsafe { *counter = (*counter).wrapping_add(1) };
+    }
+}
+
+#[inline(always)]
+pub fn count_service(index: u32, add: impl FnOnce(&mut ServiceCounters)) {
+    if let Some(counters) = SERVICE_COUNTERS.get_ptr_mut(index) {
+        // SAFETY: this CPU's own counters, as in `count`; the reference ends with the closure.
+        add(unsafe { &mut *counters });
+    }
+}
+
+/// The maps of one family.
+macro_rules! family {
+    ($module:ident, $services:ident, $service_key:ty, $backends:ident, $backend:ty, $conntrack:ident, $tuple:ty,
+     $flow:ident) => {
+        pub mod $module {
+            use super::*;
+
+            const FLOW_WORDS: usize = size_of::<$flow>() / 8;
+
+            #[inline(always)]
+            pub fn service(key: &$service_key) -> Option<ServiceRef> {
+                let value = $services.get_ptr(key)?;
+                // SAFETY: as in `copy`.
+                Some(ServiceRef(unsafe { read_volatile(value) }))
+            }
+
+            #[inline(always)]
+            pub fn backend(index: u32) -> Option<$backend> {
+                let words = copy($backends.get_ptr(index)?);
+                Some(zerocopy::transmute!(words))
+            }
+
+            /// A conntrack entry, in the map.
+            #[derive(Clone, Copy)]
+            pub struct Entry(*mut $flow);
+
+            #[inline(always)]
+            pub fn flow(tuple: &$tuple) -> Option<Entry> {
+                $conntrack.get_ptr_mut(tuple).map(Entry)
+            }
+
+            #[inline(always)]
+            pub fn insert_flow(tuple: &$tuple, flow: &$flow) -> Result<(), InsertError> {
+                const NO_EXIST: u64 = 1;
+                const EEXIST: i32 = -17;
+                match $conntrack.insert(tuple, flow, NO_EXIST) {
+                    Ok(()) => Ok(()),
+                    Err(EEXIST) => Err(InsertError::Exists),
+                    Err(_) => Err(InsertError::Full),
+                }
+            }
+
+            #[inline(always)]
+            pub fn remove_flow(tuple: &$tuple) {
+                // The only way to fail is that it is gone.
+                $conntrack.remove(tuple).unwrap_or(());
+            }
+
+            impl Entry {
+                /// Copies the value; false where its tags are not `tag` before and after: it was recycled meanwhile.
+                #[inline(always)]
+                pub fn read(&self, tag: u32, into: &mut $flow) -> bool {
+                    let words = copy(self.0.cast::<[u64; FLOW_WORDS]>().cast_const());
+                    *into = zerocopy::transmute!(words);
+                    // The first word once more: whoever fills the element from its front has changed it before what was
+                    // copied after the first look.
+                    into.state.tag() == tag && into.tail_tag == tag && self.state().tag() == tag
+                }
+
+                #[inline(always)]
+                pub fn state(&self) -> StateWord {
+                    // SAFETY: as in `copy`; the first field.
+                    StateWord(unsafe { read_volatile(self.0.cast::<u64>()) })
+                }
+
+                #[inline(always)]
+                pub fn exchange_state(&self, current: StateWord, new: StateWord) -> bool {
+                    // SAFETY: the first field, a word aligned to 8 bytes, valid for this run; every change of it in a
+                    // live entry is such a swap.
+                    let (_, swapped) = unsafe {
+                        atomic_cxchg::<u64, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(
+                            self.0.cast(),
+                            current.0,
+                            new.0,
+                        )
+                    };
+                    swapped
+                }
+
+                #[inline(always)]
+                pub fn touch(&self, now: Tick) {
+                    // SAFETY: a field within the value, aligned; a store of 4 bytes that others may overwrite.
+                    unsafe { write_volatile(addr_of_mut!((*self.0).last_seen), now.0) };
+                }
+            }
+        }
+    };
+}
+
+family!(v4, SERVICES_V4, ServiceKeyV4, BACKENDS_V4, BackendV4, CONNTRACK_V4, TupleV4, FlowV4);
+family!(v6, SERVICES_V6, ServiceKeyV6, BACKENDS_V6, BackendV6, CONNTRACK_V6, TupleV6, FlowV6);

@@ -1,0 +1,164 @@
+//! A packet at tcx or clsact.
+
+use aya_ebpf::bindings::__sk_buff;
+use dataplane_core::{
+    pipeline::{
+        ApplyError, Headers, Hook, HopLimit, MAX_VLAN_TAGS, NextHop, Packet, ParseFamily, Verdict, process,
+    },
+    tables::{Flow, Tuple},
+    wire::{Frame, Header, MacAddress, PROTOCOL_UDP, TcpHeader, UdpHeader},
+};
+
+use crate::{
+    environment::Kernel,
+    helpers::{self, Skb},
+    maps,
+};
+
+/// `TCX_NEXT` and `TC_ACT_UNSPEC`: whoever stands behind us decides.
+const NEXT: i32 = -1;
+/// `TCX_PASS` and `TC_ACT_OK`: to the stack.
+const PASS: i32 = 0;
+/// `TCX_DROP` and `TC_ACT_SHOT`.
+const DROP: i32 = 2;
+/// `TCX_REDIRECT` and `TC_ACT_REDIRECT`.
+const REDIRECT: i32 = 7;
+
+/// `PACKET_HOST`: for this host.
+const FOR_HOST: u32 = 0;
+
+/// So much of a packet is made linear: two tags, the longest IPv4 and TCP headers, or IPv6 with some extensions.
+const HEADERS: u32 = 192;
+
+struct SkbPacket {
+    skb: Skb,
+    hook: Hook,
+    action: i32,
+    egress: u32,
+}
+
+#[inline(always)]
+pub fn run(context: *mut __sk_buff, hook: Hook) -> i32 {
+    let skb = Skb(context);
+    let kernel = Kernel::new(context.cast());
+    let bytes = skb.bytes();
+    let wanted = if skb.len() < HEADERS { skb.len() } else { HEADERS };
+    if bytes.data + wanted as usize > bytes.end && skb.pull(wanted).is_err() {
+        return NEXT;
+    }
+    let mut packet = SkbPacket { skb, hook, action: DROP, egress: 0 };
+    let Some(work) = maps::workspaces(hook) else {
+        return DROP;
+    };
+    let verdict = process(&mut packet, &kernel, work);
+    kernel.report(verdict, packet.egress);
+    match verdict {
+        Verdict::Pass(_) | Verdict::Leave(_) => NEXT,
+        Verdict::Deliver => PASS,
+        Verdict::Forward => packet.action,
+        Verdict::Drop(_) => DROP,
+    }
+}
+
+impl Frame for SkbPacket {
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.skb.len()
+    }
+
+    #[inline(always)]
+    fn read<T: Header>(&self, offset: u32) -> Option<T> {
+        self.skb.bytes().read(offset)
+    }
+
+    #[inline(always)]
+    fn write<T: Header>(&mut self, offset: u32, header: T) -> Option<()> {
+        self.skb.bytes().write(offset, header)
+    }
+
+    #[inline(always)]
+    fn segment_length(&self, l3_length: u32, headers: u32) -> u32 {
+        let payload = self.skb.gso_size();
+        if payload == 0 { l3_length } else { headers.wrapping_add(payload) }
+    }
+}
+
+impl Packet for SkbPacket {
+    #[inline(always)]
+    fn hook(&self) -> Hook {
+        self.hook
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        self.skb.ifindex()
+    }
+
+    #[inline(always)]
+    fn is_for_host(&self, _destination: MacAddress, _own: MacAddress) -> bool {
+        self.skb.pkt_type() == FOR_HOST
+    }
+
+    #[inline(always)]
+    fn has_tag_beside(&self) -> bool {
+        self.skb.vlan_present() != 0
+    }
+
+    #[inline(always)]
+    fn untag(&mut self, tags: u32) -> Result<(), ApplyError> {
+        if self.has_tag_beside() {
+            self.skb.pop_tag()?;
+        }
+        for popped in 0..MAX_VLAN_TAGS {
+            if popped < tags {
+                self.skb.pop_tag()?;
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn translate<F: ParseFamily>(
+        &mut self,
+        headers: &Headers<F>,
+        flow: &F::Flow,
+        hop_limit: HopLimit,
+    ) -> Result<(), ApplyError> {
+        let skb = self.skb;
+        let addresses = [flow.source(), flow.destination()];
+        let ports = [flow.source_port(), flow.destination_port()];
+        let hops = match hop_limit {
+            HopLimit::Keep => 0,
+            HopLimit::Decrement => 1,
+        };
+        let hop_limit = headers.hop_limit.wrapping_sub(hops);
+        let at_hop_limit = headers.l3 + F::HOP_LIMIT_OFFSET;
+        let at_addresses = headers.l3 + F::ADDRESSES_OFFSET;
+        if let Some(offset) = F::CHECKSUM_OFFSET {
+            let delta = F::hop_limit_delta(headers, hop_limit).and(flow.address_delta());
+            skb.mend_network(headers.l3 + offset, delta.0)?;
+            skb.store(at_addresses, &addresses)?;
+            if hops != 0 {
+                skb.store(at_hop_limit, &hop_limit)?;
+            }
+        } else {
+            skb.store_unbalanced(at_addresses, &addresses)?;
+            if hops != 0 {
+                skb.store_unbalanced(at_hop_limit, &hop_limit)?;
+            }
+        }
+        let udp = headers.tuple.protocol() == PROTOCOL_UDP;
+        let offset = if udp { UdpHeader::CHECKSUM_OFFSET } else { TcpHeader::CHECKSUM_OFFSET };
+        let at_checksum = headers.l4 + offset;
+        skb.mend_transport_addresses(at_checksum, flow.address_delta().0, udp)?;
+        skb.mend_transport_ports(at_checksum, flow.port_delta().0, udp)?;
+        skb.store(headers.l4, &ports)
+    }
+
+    #[inline(always)]
+    fn send(&mut self, hop: &NextHop) -> Result<(), ApplyError> {
+        self.egress = hop.interface;
+        self.action = helpers::redirect_neighbor(hop);
+        if self.action == REDIRECT { Ok(()) } else { Err(ApplyError) }
+    }
+}

@@ -1,0 +1,98 @@
+//! A packet at XDP.
+
+use aya_ebpf::bindings::{xdp_action, xdp_md};
+use dataplane_core::{
+    pipeline::{
+        ApplyError, Headers, Hook, HopLimit, NextHop, Packet, ParseFamily, Verdict, process,
+        translate_in_place,
+    },
+    wire::{EthernetHeader, Frame, Header},
+};
+
+use crate::{
+    environment::Kernel,
+    helpers::{self, Xdp},
+    maps,
+};
+
+struct XdpPacket {
+    xdp: Xdp,
+    action: u32,
+    egress: u32,
+}
+
+#[inline(always)]
+pub fn run(context: *mut xdp_md) -> u32 {
+    let kernel = Kernel::new(context.cast());
+    let mut packet = XdpPacket { xdp: Xdp(context), action: xdp_action::XDP_ABORTED, egress: 0 };
+    let Some(work) = maps::workspaces(Hook::Xdp) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    let verdict = process(&mut packet, &kernel, work);
+    kernel.report(verdict, packet.egress);
+    match verdict {
+        Verdict::Pass(_) | Verdict::Leave(_) | Verdict::Deliver => xdp_action::XDP_PASS,
+        Verdict::Forward => packet.action,
+        Verdict::Drop(_) => xdp_action::XDP_DROP,
+    }
+}
+
+impl Frame for XdpPacket {
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.xdp.length()
+    }
+
+    #[inline(always)]
+    fn read<T: Header>(&self, offset: u32) -> Option<T> {
+        self.xdp.bytes().read(offset)
+    }
+
+    #[inline(always)]
+    fn write<T: Header>(&mut self, offset: u32, header: T) -> Option<()> {
+        self.xdp.bytes().write(offset, header)
+    }
+}
+
+impl Packet for XdpPacket {
+    #[inline(always)]
+    fn hook(&self) -> Hook {
+        Hook::Xdp
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        self.xdp.interface()
+    }
+
+    #[inline(always)]
+    fn untag(&mut self, _tags: u32) -> Result<(), ApplyError> {
+        // What carries a tag is left to tcx.
+        Err(ApplyError)
+    }
+
+    #[inline(always)]
+    fn translate<F: ParseFamily>(
+        &mut self,
+        headers: &Headers<F>,
+        flow: &F::Flow,
+        hop_limit: HopLimit,
+    ) -> Result<(), ApplyError> {
+        translate_in_place(self, headers, flow, hop_limit)
+    }
+
+    #[inline(always)]
+    fn send(&mut self, hop: &NextHop) -> Result<(), ApplyError> {
+        self.egress = hop.interface;
+        let mut ethernet: EthernetHeader = self.read(0).ok_or(ApplyError)?;
+        ethernet.destination = hop.link.destination;
+        ethernet.source = hop.link.source;
+        self.write(0, ethernet).ok_or(ApplyError)?;
+        self.action = if hop.interface == self.interface() {
+            xdp_action::XDP_TX
+        } else {
+            helpers::redirect(hop.interface)
+        };
+        Ok(())
+    }
+}

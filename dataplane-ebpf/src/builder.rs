@@ -1,0 +1,203 @@
+//! Opening a dataplane.
+
+use std::{collections::HashMap, sync::Arc};
+
+use aya::{
+    EbpfError, EbpfLoader,
+    maps::MapError,
+    programs::{Program, ProgramError},
+};
+use dataplane_core::{abi::INTERFACE_PLACES, pipeline::Timeouts, tables::Capacity};
+
+use crate::{
+    EbpfDataplane, Error,
+    net::{LinkState, Network},
+    object::{self, DETERMINISTIC, EGRESS, INGRESS, MAPS, XDP},
+    probe::Features,
+    tables::{KernelTables, LoadedMaps},
+    uplink::Uplink,
+};
+
+/// What a dataplane is to be, before it is opened. See [`EbpfDataplane::builder`].
+#[derive(Clone, Debug, Default)]
+#[must_use = "nothing happens until it is opened"]
+pub struct Builder {
+    pub(crate) capacity: Capacity,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) uplinks: Vec<Uplink>,
+    pub(crate) deterministic: bool,
+    pub(crate) object: Option<Vec<u8>>,
+    pub(crate) single_operations: bool,
+}
+
+impl Builder {
+    /// Nothing is pinned: the programs and tables go with the dataplane and with the process. This is the only way yet.
+    pub fn unpinned(self) -> Self {
+        self
+    }
+
+    /// How many entries each table has room for; it says what memory that takes.
+    pub fn capacity(mut self, capacity: Capacity) -> Self {
+        self.capacity = capacity;
+        self
+    }
+
+    /// How long flows are kept without a packet.
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// Adds an interface to work on.
+    pub fn uplink(mut self, uplink: Uplink) -> Self {
+        self.uplinks.push(uplink);
+        self
+    }
+
+    /// Loads the programs, makes the tables and attaches to the uplinks.
+    ///
+    /// Interfaces are those of the calling thread's network namespace, and stay those when the dataplane is moved to a
+    /// thread in another one. On an error nothing of ours is left in the kernel, but for the clsact qdisc, where one
+    /// was made. Cost: some 100 ms, most of it the verifier's and the parsing of the kernel's BTF.
+    ///
+    /// # Errors
+    /// [`Error::NoPrivilege`], [`Error::NoBpf`], [`Error::NoBtf`], [`Error::MissingFeature`]: this process or kernel
+    /// can't; [`Error::CapacityZero`], [`Error::Map`]: tables of this size can't be made; [`Error::InterfaceMissing`],
+    /// [`Error::InterfaceTwice`], [`Error::InterfaceNotEthernet`], [`Error::InterfaceSlotTaken`]: these are no uplinks;
+    /// [`Error::XdpTaken`], [`Error::FilterTaken`]: another's program is there; [`Error::InterfaceVanished`],
+    /// [`Error::Attach`], [`Error::Load`]: the kernel refused.
+    pub fn open(self) -> Result<EbpfDataplane, Error> {
+        let features = Features::probe()?;
+        let bytes = match self.object {
+            Some(ref bytes) => bytes.as_slice().into(),
+            None => object::bytes()?,
+        };
+        features.require(object::check(&bytes)?)?;
+        check_capacity(&self.capacity)?;
+        let network = Arc::new(Network::open()?);
+        let uplinks = self.resolve(&network)?;
+
+        let mut ebpf = self.load(&bytes)?;
+        // The programs name their maps by descriptor until they are loaded.
+        for name in [XDP, INGRESS, EGRESS] {
+            load_program(&mut ebpf, name)?;
+        }
+        let batch = features.batch && !self.single_operations;
+        let tables = KernelTables::new(LoadedMaps::take(&mut ebpf)?, batch)?;
+        tables.configure(&self.timeouts)?;
+        EbpfDataplane::attach(network, features, ebpf, Arc::new(tables), &uplinks)
+    }
+
+    /// Finds the uplinks, and refuses those that can't be together.
+    fn resolve(&self, network: &Network) -> Result<Vec<(Uplink, LinkState)>, Error> {
+        let mut found: Vec<(Uplink, LinkState)> = Vec::new();
+        let mut places: HashMap<u32, (String, u32)> = HashMap::new();
+        for uplink in &self.uplinks {
+            let link = network.link(&uplink.name)?;
+            let (interface, index) = (uplink.name.clone(), link.index);
+            if !link.is_ethernet() {
+                return Err(Error::InterfaceNotEthernet { interface, kind: link.link_type });
+            }
+            let place = index % INTERFACE_PLACES;
+            match places.insert(place, (interface.clone(), index)) {
+                None => found.push((uplink.clone(), link)),
+                Some((_, other_index)) if other_index == index => {
+                    return Err(Error::InterfaceTwice { interface });
+                }
+                Some((other, other_index)) => {
+                    return Err(Error::InterfaceSlotTaken { interface, index, other, other_index });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Makes the maps and relocates the programs.
+    fn load(&self, bytes: &[u8]) -> Result<aya::Ebpf, Error> {
+        let deterministic = u32::from(self.deterministic);
+        let mut loader = EbpfLoader::new();
+        loader.override_global(DETERMINISTIC, &deterministic, true);
+        for spec in MAPS {
+            loader.map_max_entries(spec.name, (spec.entries)(&self.capacity));
+        }
+        loader.load(bytes).map_err(|error| self.load_error(error))
+    }
+
+    fn load_error(&self, error: EbpfError) -> Error {
+        match error {
+            EbpfError::MapError(MapError::CreateError { name, io_error }) => {
+                if is_denied(&io_error) {
+                    return no_privilege(format!("make table {name}"), io_error);
+                }
+                let spec = MAPS.iter().find(|spec| spec.name == name);
+                let capacity = spec.map_or(0, |spec| (spec.entries)(&self.capacity));
+                Error::Map { operation: "make", table: name, capacity, source: io_error }
+            }
+            EbpfError::ParseError(error) => Error::Object { reason: error.to_string() },
+            error => Error::Load { program: "object".into(), log: String::new(), source: Box::new(error) },
+        }
+    }
+}
+
+fn check_capacity(capacity: &Capacity) -> Result<(), Error> {
+    match MAPS.iter().find(|spec| (spec.entries)(capacity) == 0) {
+        Some(spec) => Err(Error::CapacityZero { table: spec.name }),
+        None => Ok(()),
+    }
+}
+
+fn load_program(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<(), Error> {
+    let result = match ebpf.program_mut(name) {
+        Some(Program::Xdp(program)) => program.load(),
+        Some(Program::SchedClassifier(program)) => program.load(),
+        _ => return Err(Error::Object { reason: format!("it has no program {name}") }),
+    };
+    result.map_err(|error| match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = tail(&verifier_log.to_string());
+            // The verifier, too, says EACCES or EPERM; but then it says why.
+            if log.is_empty() && is_denied(&io_error) {
+                return no_privilege(format!("load program {name}"), io_error);
+            }
+            Error::Load { program: name.into(), log, source: Box::new(io_error) }
+        }
+        error => Error::Load { program: name.into(), log: String::new(), source: Box::new(error) },
+    })
+}
+
+fn is_denied(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES))
+}
+
+fn no_privilege(operation: String, source: std::io::Error) -> Error {
+    let missing = "CAP_BPF and CAP_NET_ADMIN in the initial user namespace".into();
+    Error::NoPrivilege { operation, missing, source: Some(source) }
+}
+
+/// The last lines of a log: the verifier says last what it did not like.
+fn tail(log: &str) -> String {
+    const LINES: usize = 25;
+    let lines: Vec<&str> = log.trim_end().lines().collect();
+    lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_without_room_is_named() {
+        let error = check_capacity(&Capacity { slots: 0, ..Capacity::default() }).unwrap_err();
+        assert!(matches!(error, Error::CapacityZero { table: "slots" }));
+        assert!(check_capacity(&Capacity::small()).is_ok());
+    }
+
+    #[test]
+    fn the_end_of_a_log_is_kept() {
+        let log: Vec<String> = (0..100).map(|n| format!("line {n}")).collect();
+        let tail = tail(&(log.join("\n") + "\n\n"));
+        assert!(tail.starts_with("line 75\n") && tail.ends_with("line 99"), "{tail}");
+        assert_eq!(super::tail("one"), "one");
+        assert_eq!(super::tail(""), "");
+    }
+}

@@ -1,0 +1,234 @@
+//! A dataplane that is open.
+
+use std::{os::fd::AsFd, sync::Arc};
+
+use aya::programs::Program;
+use dataplane_core::abi::{INTERFACE_XDP_SEND, InterfaceEntry};
+use parking_lot::Mutex;
+
+use crate::{
+    Error,
+    attach::{Attached, Attachment, Programs, XdpAttachment},
+    builder::Builder,
+    net::{LinkState, Network},
+    object::{EGRESS, INGRESS, XDP},
+    probe::{Features, Warning, check_interface},
+    tables::KernelTables,
+    uplink::Uplink,
+};
+
+/// A dataplane in the kernel: programs on interfaces, and their tables.
+///
+/// Two of them do not notice each other, in one process or in several, in one network namespace or in several, as long
+/// as their uplinks differ.
+///
+/// Dropping it detaches its programs: the kernel does so with the last descriptor of a link, also where the process is
+/// killed. Only filters on clsact, which are no files, stay behind a process that is killed; the next one to open takes
+/// their place. [`detach`](Self::detach) is the same, and tells what went wrong.
+#[derive(Debug)]
+pub struct EbpfDataplane {
+    attached: Mutex<Vec<Attached>>,
+    warnings: Mutex<Vec<Warning>>,
+    tables: Arc<KernelTables>,
+    network: Arc<Network>,
+    features: Features,
+    pub(crate) ebpf: aya::Ebpf,
+}
+
+/// A loaded program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProgramReport {
+    /// Its name.
+    pub name: &'static str,
+    /// The kernel's id of it.
+    pub id: u32,
+    /// How many instructions the verifier walked through; `None` before kernel 5.16.
+    pub verified_instructions: Option<u32>,
+}
+
+impl EbpfDataplane {
+    /// Says what the dataplane is to be.
+    ///
+    /// ```no_run
+    /// use dataplane_ebpf::{EbpfDataplane, Error, Uplink};
+    ///
+    /// # fn main() -> Result<(), Error> {
+    /// let plane = EbpfDataplane::builder().unpinned().uplink(Uplink::named("eth0")).open()?;
+    /// for attachment in plane.attachments() {
+    ///     println!("{attachment}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) fn attach(
+        network: Arc<Network>,
+        features: Features,
+        ebpf: aya::Ebpf,
+        tables: Arc<KernelTables>,
+        uplinks: &[(Uplink, LinkState)],
+    ) -> Result<Self, Error> {
+        let mut attached = Vec::new();
+        {
+            let programs = programs(&ebpf)?;
+            for (uplink, link) in uplinks {
+                // A program must find its interface from its first packet on.
+                tables.set_interface(&entry(link, uplink.zone, false))?;
+                attached.push(Attached::new(&network, uplink, link, programs, features.tcx)?);
+            }
+        }
+        let plane = Self {
+            attached: Mutex::new(attached),
+            warnings: Mutex::default(),
+            tables,
+            network,
+            features,
+            ebpf,
+        };
+        plane.refresh()?;
+        Ok(plane)
+    }
+
+    /// The tables. They are a [`Store`](dataplane_core::tables::Store), for a controller.
+    pub fn tables(&self) -> Arc<KernelTables> {
+        Arc::clone(&self.tables)
+    }
+
+    /// Which hooks were got on each uplink, and why.
+    pub fn attachments(&self) -> Vec<Attachment> {
+        self.attached.lock().iter().map(|attached| attached.report.clone()).collect()
+    }
+
+    /// What keeps traffic from flowing or costs speed, as of [`open`](Builder::open) or the last
+    /// [`refresh`](Self::refresh).
+    pub fn warnings(&self) -> Vec<Warning> {
+        self.warnings.lock().clone()
+    }
+
+    /// What this kernel and this process can do.
+    pub fn features(&self) -> &Features {
+        &self.features
+    }
+
+    /// The loaded programs.
+    ///
+    /// # Errors
+    /// [`Error::Load`] where the kernel does not tell about them.
+    pub fn programs(&self) -> Result<Vec<ProgramReport>, Error> {
+        [XDP, INGRESS, EGRESS]
+            .into_iter()
+            .map(|name| {
+                let info = match self.ebpf.program(name) {
+                    Some(Program::Xdp(program)) => program.info(),
+                    Some(Program::SchedClassifier(program)) => program.info(),
+                    _ => return Err(Error::Object { reason: format!("it has no program {name}") }),
+                };
+                let info = info.map_err(|error| Error::Load {
+                    program: name.into(),
+                    log: String::new(),
+                    source: Box::new(error),
+                })?;
+                let verified_instructions = info.verified_instruction_count();
+                Ok(ProgramReport { name, id: info.id(), verified_instructions })
+            })
+            .collect()
+    }
+
+    /// Looks at the uplinks again: whether our programs still stand, which link-layer address an interface has now, and
+    /// whether it takes frames from XDP now. Tables and [`warnings`](Self::warnings) follow.
+    ///
+    /// To be called now and then, and when an interface is known to have changed. Cost: a few system calls for each
+    /// uplink. Warnings about settings under /proc are those of the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// [`Error::InterfaceVanished`] for the first uplink that is gone; the others were looked at all the same.
+    pub fn refresh(&self) -> Result<(), Error> {
+        let mut attached = self.attached.lock();
+        let mut warnings = self.features.warnings();
+        let mut outcome = Ok(());
+        let native = attached.iter().any(|one| one.report.xdp == XdpAttachment::Native);
+        for one in attached.iter_mut() {
+            if let Err(error) = self.refresh_one(one, native, &mut warnings) {
+                outcome = outcome.and(Err(error));
+            }
+        }
+        *self.warnings.lock() = warnings;
+        outcome
+    }
+
+    fn refresh_one(
+        &self,
+        attached: &mut Attached,
+        native: bool,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<(), Error> {
+        attached.check()?;
+        let report = &mut attached.report;
+        let link = self.network.link_by_index(report.index)?.ok_or_else(|| Error::InterfaceVanished {
+            interface: report.interface.clone(),
+            index: report.index,
+        })?;
+        let runs = !matches!(report.xdp, XdpAttachment::Off(_));
+        report.xdp_send = can_send(&self.network, &link, &report.xdp, native);
+        self.tables.set_interface(&entry(&link, report.zone, report.xdp_send))?;
+        warnings.extend(check_interface(&self.network, &link, runs));
+        if runs && !report.xdp_send {
+            warnings.push(Warning::XdpCannotSend { interface: link.name.clone(), veth: link.is_veth() });
+        }
+        Ok(())
+    }
+
+    /// Detaches all programs. The tables stay as long as somebody holds them.
+    ///
+    /// # Errors
+    /// [`Error::Detach`] for the first that could not be taken off; the others were all the same.
+    pub fn detach(self) -> Result<(), Error> {
+        let mut outcome = Ok(());
+        for attached in self.attached.lock().drain(..) {
+            let index = attached.report.index;
+            outcome = outcome.and(attached.detach());
+            outcome = outcome.and(self.tables.clear_interface(index).map_err(Error::from));
+        }
+        outcome
+    }
+}
+
+fn programs(ebpf: &aya::Ebpf) -> Result<Programs<'_>, Error> {
+    let fd = |name: &'static str| {
+        let program = ebpf.program(name).and_then(|program| program.fd().ok());
+        program.map(AsFd::as_fd).ok_or_else(|| Error::Object { reason: format!("it has no program {name}") })
+    };
+    Ok(Programs { xdp: fd(XDP)?, ingress: fd(INGRESS)?, egress: fd(EGRESS)? })
+}
+
+fn entry(link: &LinkState, zone: u16, xdp_send: bool) -> InterfaceEntry {
+    InterfaceEntry {
+        index: link.index,
+        zone,
+        flags: if xdp_send { INTERFACE_XDP_SEND } else { 0 },
+        mac: link.mac.unwrap_or_default(),
+        reserved: 0,
+    }
+}
+
+/// Whether frames that XDP sends out of an interface get anywhere. `native`: whether XDP runs in any uplink's driver.
+///
+/// In doubt it is no, and tc sends them: a frame that a driver can't take is lost without a trace.
+fn can_send(network: &Network, link: &LinkState, xdp: &XdpAttachment, native: bool) -> bool {
+    let takes_frames = || network.xdp_features(link.index).map(|features| features.takes_frames());
+    match xdp {
+        // Frames that it gets from itself need an XDP program in the driver at the other end of the wire.
+        XdpAttachment::Native if link.is_veth() => {
+            network.peer(link).and_then(|peer| peer.xdp).is_some_and(|xdp| xdp.native)
+        }
+        // Before 6.3 nobody tells; a driver that runs XDP can nearly always send, too.
+        XdpAttachment::Native => takes_frames().unwrap_or(true),
+        // XDP in the stack sends like the stack; in a driver it needs the other driver's consent.
+        XdpAttachment::Generic if !native => true,
+        XdpAttachment::Generic | XdpAttachment::Off(_) => native && takes_frames().unwrap_or(false),
+    }
+}

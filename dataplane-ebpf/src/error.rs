@@ -1,0 +1,274 @@
+//! What can go wrong between the kernel and us.
+
+use std::{io, path::PathBuf};
+
+use dataplane_core::{abi::INTERFACE_PLACES, tables::TableError};
+
+use crate::uplink::HookName;
+
+/// Why the kernel does not do what it was asked for: the operation, what it was about, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// This process may not do that.
+    #[error(
+        "cannot {operation} without {missing}: run as root, or grant it (setcap, or the container's capabilities)"
+    )]
+    NoPrivilege {
+        /// What was being done.
+        operation: String,
+        /// The capabilities that are missing.
+        missing: String,
+        /// The kernel's refusal, where it came to that.
+        source: Option<io::Error>,
+    },
+
+    /// The kernel has no BPF.
+    #[error(
+        "this kernel has no bpf(2): it needs CONFIG_BPF_SYSCALL; dataplane_core::memory works without it"
+    )]
+    NoBpf {
+        /// The refusal.
+        source: io::Error,
+    },
+
+    /// The kernel does not describe its types.
+    #[error("{path} is not there, and the programs need it: the kernel needs CONFIG_DEBUG_INFO_BTF")]
+    NoBtf {
+        /// Where it is looked for.
+        path: &'static str,
+    },
+
+    /// The kernel lacks something that nothing can stand in for.
+    #[error("this kernel ({release}) has no {feature}, which came with {since}")]
+    MissingFeature {
+        /// What is missing.
+        feature: &'static str,
+        /// The first kernel that has it.
+        since: &'static str,
+        /// The kernel's release.
+        release: String,
+    },
+
+    /// The file named by `FOREBAY_OBJECT` can't be read.
+    #[error("cannot read {path}, which FOREBAY_OBJECT names")]
+    ObjectFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+
+    /// The object with the programs is not what this crate was built for.
+    #[error(
+        "the object with the programs does not fit this crate: {reason}; rebuild it with cargo xtask build-programs"
+    )]
+    Object {
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A table was to have no entries.
+    #[error("table {table} must have room for one entry at least: raise Capacity")]
+    CapacityZero {
+        /// The table.
+        table: &'static str,
+    },
+
+    /// A table can't be made or mapped.
+    #[error("cannot {operation} table {table} of {capacity} entries: is there memory for it? See Capacity")]
+    Map {
+        /// What was being done.
+        operation: &'static str,
+        /// The table.
+        table: String,
+        /// How many entries it has.
+        capacity: u32,
+        /// The refusal.
+        source: io::Error,
+    },
+
+    /// An operation on a table that stands failed.
+    #[error("cannot set the tables up")]
+    Table(#[from] TableError),
+
+    /// The kernel refused the object or one of its programs.
+    #[error("the kernel refused program {program}{}", tail(log))]
+    Load {
+        /// The program, or `object` where it failed before the programs.
+        program: String,
+        /// The last lines of the verifier's log.
+        log: String,
+        /// The refusal.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
+    /// There is no such interface in this network namespace.
+    #[error("there is no interface {interface} in this network namespace: see `ip link`")]
+    InterfaceMissing {
+        /// The interface.
+        interface: String,
+    },
+
+    /// An interface that we were attached to is gone.
+    #[error(
+        "interface {interface} (index {index}) is gone, and our programs with it: open the dataplane again once it is back"
+    )]
+    InterfaceVanished {
+        /// The interface.
+        interface: String,
+        /// Its index.
+        index: u32,
+    },
+
+    /// The frames of the interface have no Ethernet header.
+    #[error(
+        "interface {interface} is no Ethernet interface (link type {kind}), and its frames can't be parsed"
+    )]
+    InterfaceNotEthernet {
+        /// The interface.
+        interface: String,
+        /// Its `ARPHRD_*` number.
+        kind: u16,
+    },
+
+    /// An interface was named twice.
+    #[error("interface {interface} is named twice among the uplinks")]
+    InterfaceTwice {
+        /// The interface.
+        interface: String,
+    },
+
+    /// Two interfaces share a place in the table of interfaces.
+    #[error(
+        "interfaces {interface} and {other} cannot both be uplinks: their indexes {index} and {other_index} share a place \
+         among {INTERFACE_PLACES}; make one of them anew (`ip link add … index`)"
+    )]
+    InterfaceSlotTaken {
+        /// The interface.
+        interface: String,
+        /// Its index.
+        index: u32,
+        /// Who stands there.
+        other: String,
+        /// Its index.
+        other_index: u32,
+    },
+
+    /// Another's XDP program is on the interface.
+    #[error(
+        "interface {interface} has an XDP program already ({}): detach it, or use XdpMode::Auto or XdpMode::Off",
+        program(*program_id, program_name.as_deref())
+    )]
+    XdpTaken {
+        /// The interface.
+        interface: String,
+        /// The program's id, where the kernel tells it.
+        program_id: Option<u32>,
+        /// The program's name, where the kernel tells it.
+        program_name: Option<String>,
+        /// The refusal.
+        source: io::Error,
+    },
+
+    /// Another's filter stands where ours belongs.
+    #[error(
+        "interface {interface} has a filter at {hook}, priority {priority}, handle {handle}, that is not ours ({owner}): \
+         remove it with `tc filter del`, or choose the other Order"
+    )]
+    FilterTaken {
+        /// The interface.
+        interface: String,
+        /// The hook.
+        hook: HookName,
+        /// The priority.
+        priority: u16,
+        /// The handle.
+        handle: u32,
+        /// What is known of it.
+        owner: String,
+    },
+
+    /// A program can't be attached.
+    #[error("cannot attach to {hook} of interface {interface}{}", advice(*hook, source))]
+    Attach {
+        /// The interface.
+        interface: String,
+        /// The hook.
+        hook: HookName,
+        /// The refusal.
+        source: io::Error,
+    },
+
+    /// A program can't be taken off again.
+    #[error("cannot detach from {hook} of interface {interface}")]
+    Detach {
+        /// The interface.
+        interface: String,
+        /// The hook.
+        hook: HookName,
+        /// The refusal.
+        source: io::Error,
+    },
+
+    /// The kernel does not answer about interfaces.
+    #[error("cannot {operation}")]
+    Netlink {
+        /// What was being done.
+        operation: String,
+        /// The refusal.
+        source: io::Error,
+    },
+
+    /// A test run of a program failed.
+    #[error("cannot run program {program} on a frame of {length} bytes")]
+    TestRun {
+        /// The program.
+        program: String,
+        /// The frame's length.
+        length: usize,
+        /// The refusal.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Error {
+    /// The error number of the system call that failed, where one did.
+    pub fn errno(&self) -> Option<i32> {
+        let mut error: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(self);
+        while let Some(source) = error {
+            if let Some(errno) = source.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+                return Some(errno);
+            }
+            error = source.source();
+        }
+        None
+    }
+}
+
+fn tail(log: &str) -> String {
+    if log.is_empty() { String::new() } else { format!("; the verifier's last words:\n{log}") }
+}
+
+fn program(id: Option<u32>, name: Option<&str>) -> String {
+    match (id, name) {
+        (Some(id), Some(name)) => format!("{name}, id {id}"),
+        (Some(id), None) => format!("id {id}"),
+        (None, _) => String::from("its id is not known"),
+    }
+}
+
+fn advice(hook: HookName, source: &io::Error) -> &'static str {
+    match (hook, source.raw_os_error()) {
+        (HookName::XdpNative, Some(libc::EOPNOTSUPP)) => {
+            ": its driver has no XDP; use XdpMode::Auto or XdpMode::Generic"
+        }
+        (HookName::XdpNative, Some(libc::EINVAL | libc::ERANGE)) => {
+            ": its driver refuses XDP as it is set up (MTU, queues, LRO); `dmesg` may say more"
+        }
+        (HookName::TcxIngress | HookName::TcxEgress, Some(libc::EINVAL)) => {
+            ": this kernel has no tcx (6.6); use TcMode::Auto or TcMode::Clsact"
+        }
+        _ => "",
+    }
+}

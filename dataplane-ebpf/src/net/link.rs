@@ -1,0 +1,148 @@
+//! Interfaces (rtnetlink, linux/if_link.h).
+
+use std::io;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::{
+    message::{Request, find, read, text},
+    socket::Netlink,
+};
+
+const RTM_GETLINK: u16 = 18;
+const ACK: u16 = 4;
+
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINK: u16 = 5;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_XDP: u16 = 43;
+const IFLA_TARGET_NETNSID: u16 = 46;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_XDP_ATTACHED: u16 = 2;
+const IFLA_XDP_PROG_ID: u16 = 4;
+const IFLA_XDP_DRV_PROG_ID: u16 = 5;
+
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct InterfaceMessage {
+    family: u8,
+    pad: u8,
+    kind: u16,
+    index: u32,
+    flags: u32,
+    change: u32,
+}
+
+/// What is known of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LinkState {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// Its link type, an `ARPHRD_*`.
+    pub link_type: u16,
+    /// Whether it is up.
+    pub up: bool,
+    /// Its link-layer address, where that has 6 bytes.
+    pub mac: Option<[u8; 6]>,
+    /// What kind of virtual interface it is, as in `ip link add type`; `None` for hardware.
+    pub kind: Option<String>,
+    /// The index of the interface that it is joined to: the other end of a veth.
+    pub peer: Option<u32>,
+    /// The id of the network namespace where that is; `None`: this one.
+    pub peer_namespace: Option<i32>,
+    /// The XDP program that is attached.
+    pub xdp: Option<AttachedXdp>,
+}
+
+/// An XDP program on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AttachedXdp {
+    /// Its id, where there is only one.
+    pub program: Option<u32>,
+    /// Whether it runs in the driver.
+    pub native: bool,
+}
+
+impl LinkState {
+    /// Whether it is one end of a pair that stands for a wire.
+    pub(crate) fn is_veth(&self) -> bool {
+        self.kind.as_deref() == Some("veth")
+    }
+
+    /// Whether its frames begin with an Ethernet header.
+    pub(crate) fn is_ethernet(&self) -> bool {
+        matches!(self.link_type, libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK)
+    }
+}
+
+/// The interface of a name.
+pub(super) fn by_name(netlink: &Netlink, name: &str) -> io::Result<LinkState> {
+    let request = Request::new(RTM_GETLINK, ACK, &InterfaceMessage::default());
+    answer(netlink, request.text(IFLA_IFNAME, name))
+}
+
+/// The interface of an index, in the network namespace that has an id in ours, or in ours.
+pub(super) fn by_index(netlink: &Netlink, index: u32, namespace: Option<i32>) -> io::Result<LinkState> {
+    let message = InterfaceMessage { index, ..InterfaceMessage::default() };
+    let mut request = Request::new(RTM_GETLINK, ACK, &message);
+    if let Some(id) = namespace {
+        request = request.attribute(IFLA_TARGET_NETNSID, &id.to_ne_bytes());
+    }
+    answer(netlink, request)
+}
+
+fn answer(netlink: &Netlink, request: Request) -> io::Result<LinkState> {
+    let bodies = netlink.ask(request)?;
+    bodies.first().and_then(|body| parse(body)).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADMSG))
+}
+
+fn parse(body: &[u8]) -> Option<LinkState> {
+    let message: InterfaceMessage = read(body)?;
+    let attributes = body.get(size_of::<InterfaceMessage>()..)?;
+    let name = text(find(attributes, IFLA_IFNAME)?);
+    let kind = find(attributes, IFLA_LINKINFO).and_then(|info| find(info, IFLA_INFO_KIND)).map(text);
+    let xdp = find(attributes, IFLA_XDP).and_then(|xdp| {
+        let attached = find(xdp, IFLA_XDP_ATTACHED).and_then(read::<u8>).unwrap_or(0);
+        (attached != 0).then(|| AttachedXdp {
+            program: find(xdp, IFLA_XDP_PROG_ID).and_then(read),
+            native: attached == 1 || find(xdp, IFLA_XDP_DRV_PROG_ID).is_some(),
+        })
+    });
+    Some(LinkState {
+        name,
+        index: message.index,
+        link_type: message.kind,
+        up: message.flags & libc::IFF_UP.cast_unsigned() != 0,
+        mac: find(attributes, IFLA_ADDRESS).and_then(|address| address.try_into().ok()),
+        kind,
+        peer: find(attributes, IFLA_LINK).and_then(read::<u32>).filter(|&index| index != 0),
+        peer_namespace: find(attributes, IFLA_LINK_NETNSID).and_then(read::<i32>).filter(|&id| id >= 0),
+        xdp,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_namespace_has_a_loopback() {
+        let netlink = Netlink::open(libc::NETLINK_ROUTE).unwrap();
+        let lo = by_name(&netlink, "lo").unwrap();
+        assert_eq!((lo.index, lo.name.as_str(), lo.mac), (1, "lo", Some([0; 6])));
+        assert!(lo.is_ethernet() && !lo.is_veth());
+        assert_eq!(by_index(&netlink, 1, None).unwrap(), lo);
+        assert_eq!(by_name(&netlink, "no-such-one").unwrap_err().raw_os_error(), Some(libc::ENODEV));
+        assert_eq!(by_index(&netlink, u32::MAX >> 1, None).unwrap_err().raw_os_error(), Some(libc::ENODEV));
+    }
+
+    #[test]
+    fn nothing_is_read_from_a_short_message() {
+        assert_eq!(parse(&[]), None);
+        assert_eq!(parse(&[0; 16]), None);
+    }
+}

@@ -1,0 +1,116 @@
+//! What the kernel tells of network interfaces, over netlink. Safe code; the sockets belong to the network namespace in
+//! which they were opened, whichever thread uses them later.
+
+mod clsact;
+mod link;
+mod message;
+mod netdev;
+mod socket;
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use self::socket::Netlink;
+pub(crate) use self::{
+    clsact::{FilterError, FilterPlace},
+    link::LinkState,
+    netdev::XdpFeatures,
+};
+use crate::{Error, sys::ethtool};
+
+/// One network namespace's interfaces.
+#[derive(Debug)]
+pub(crate) struct Network {
+    route: Netlink,
+    /// `None` where the kernel has no generic netlink.
+    generic: Option<Netlink>,
+}
+
+impl Network {
+    /// That of the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`].
+    pub(crate) fn open() -> Result<Self, Error> {
+        let route = Netlink::open(libc::NETLINK_ROUTE)
+            .map_err(|source| Error::Netlink { operation: "open a netlink socket".into(), source })?;
+        Ok(Self { route, generic: Netlink::open(libc::NETLINK_GENERIC).ok() })
+    }
+
+    /// What is known of an interface.
+    ///
+    /// # Errors
+    /// [`Error::InterfaceMissing`], [`Error::Netlink`].
+    pub(crate) fn link(&self, interface: &str) -> Result<LinkState, Error> {
+        link::by_name(&self.route, interface).map_err(|source| match source.raw_os_error() {
+            // The kernel says ERANGE or EINVAL of names that no interface can have.
+            Some(libc::ENODEV | libc::ERANGE | libc::EINVAL) => {
+                Error::InterfaceMissing { interface: interface.into() }
+            }
+            _ => Error::Netlink { operation: format!("ask about interface {interface}"), source },
+        })
+    }
+
+    /// What is known of an interface by its index; `None` where it is gone.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`].
+    pub(crate) fn link_by_index(&self, index: u32) -> Result<Option<LinkState>, Error> {
+        match link::by_index(&self.route, index, None) {
+            Ok(state) => Ok(Some(state)),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(source) => Err(Error::Netlink { operation: format!("ask about interface {index}"), source }),
+        }
+    }
+
+    /// The other end of a veth, wherever it is; `None` where it can't be seen.
+    pub(crate) fn peer(&self, link: &LinkState) -> Option<LinkState> {
+        link::by_index(&self.route, link.peer?, link.peer_namespace).ok()
+    }
+
+    /// What the driver's XDP can do; `None` before kernel 6.3, which does not tell.
+    pub(crate) fn xdp_features(&self, index: u32) -> Option<XdpFeatures> {
+        netdev::xdp_features(self.generic.as_ref()?, index).ok()
+    }
+
+    /// Whether the interface leaves the checksums of what it sends to its hardware; `None` where it does not tell.
+    pub(crate) fn leaves_checksums_open(&self, interface: &str) -> Option<bool> {
+        ethtool::leaves_checksums_open(self.route.as_fd(), interface).ok()
+    }
+
+    /// The name of the interface's driver; `None` where it does not tell.
+    pub(crate) fn driver(&self, interface: &str) -> Option<String> {
+        ethtool::driver(self.route.as_fd(), interface).ok()
+    }
+
+    /// Puts our filter onto the clsact qdisc, which is made where it is not there.
+    ///
+    /// # Errors
+    /// [`FilterError::Taken`] where a filter stands there that is not ours, else the kernel's.
+    pub(crate) fn attach_filter(
+        &self,
+        place: &FilterPlace,
+        program: BorrowedFd<'_>,
+        name: &str,
+    ) -> Result<(), FilterError> {
+        clsact::attach(&self.route, place, program, name)
+    }
+
+    /// Whether our filter of this name stands there.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn has_filter(&self, place: &FilterPlace, name: &str) -> io::Result<bool> {
+        clsact::stands(&self.route, place, name)
+    }
+
+    /// Takes our filter off; that it is gone already is no error.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn detach_filter(&self, place: &FilterPlace) -> io::Result<()> {
+        clsact::detach(&self.route, place)
+    }
+}

@@ -1,0 +1,108 @@
+//! What is not wrong enough to refuse, but will surprise.
+
+use std::fmt;
+
+/// Something on this host that keeps traffic from flowing or costs speed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Warning {
+    /// The interface is down.
+    InterfaceDown {
+        /// The interface.
+        interface: String,
+    },
+    /// The interface does not forward packets of a family, so none is sent on to a backend.
+    ForwardingOff {
+        /// The interface.
+        interface: String,
+        /// The setting that says so.
+        setting: String,
+    },
+    /// The interface drops packets whose sender is reached by another interface.
+    StrictReversePath {
+        /// The interface.
+        interface: String,
+        /// The setting that says so.
+        setting: String,
+    },
+    /// XDP runs on a veth, and frames of local senders carry unfinished checksums there.
+    UnfinishedChecksums {
+        /// The interface.
+        interface: String,
+        /// What is known of the other end.
+        peer: PeerChecksums,
+    },
+    /// XDP runs on the interface, but frames that it sends out of it would be lost, so it leaves them to tc.
+    XdpCannotSend {
+        /// The interface.
+        interface: String,
+        /// Whether it is a veth, whose other end must have an XDP program too.
+        veth: bool,
+    },
+    /// The kernel has no batch commands (5.6): many changes take longer.
+    NoBatch,
+    /// The thread has no CAP_PERFMON: the verifier may find our programs too large.
+    NoPerfmon,
+}
+
+/// What is known of the TX checksum offload at the other end of a veth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerChecksums {
+    /// It is on, at the interface of this name in the same network namespace.
+    On(String),
+    /// The other end is in another network namespace, where we can't look.
+    Unknown,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InterfaceDown { interface } => {
+                write!(f, "{interface} is down: `ip link set {interface} up`")
+            }
+            Self::ForwardingOff { interface, setting } => {
+                write!(
+                    f,
+                    "{interface} does not forward: nothing that it receives is sent on to a backend until {setting} = 1"
+                )
+            }
+            Self::StrictReversePath { interface, setting } => {
+                write!(
+                    f,
+                    "{interface} drops what comes from where it would not send to ({setting} = 1): set 2 where replies \
+                     leave by another interface"
+                )
+            }
+            Self::UnfinishedChecksums { interface, peer: PeerChecksums::On(peer) } => {
+                write!(
+                    f,
+                    "{interface} is a veth with XDP, and {peer} at its other end leaves checksums unfinished: `ethtool -K \
+                     {peer} tx off`, or connections break"
+                )
+            }
+            Self::UnfinishedChecksums { interface, peer: PeerChecksums::Unknown } => {
+                write!(
+                    f,
+                    "{interface} is a veth with XDP: unless `ethtool -K … tx off` is set at its other end, in another \
+                     network namespace, connections break"
+                )
+            }
+            Self::XdpCannotSend { interface, veth: true } => {
+                write!(
+                    f,
+                    "{interface} is a veth whose other end has no XDP program, so frames that XDP sends there would be \
+                     lost; tc sends them"
+                )
+            }
+            Self::XdpCannotSend { interface, veth: false } => {
+                write!(f, "the driver of {interface} takes no frames from XDP; tc sends them")
+            }
+            Self::NoBatch => {
+                f.write_str("this kernel has no batch commands (5.6): tables are written entry by entry")
+            }
+            Self::NoPerfmon => {
+                f.write_str("without CAP_PERFMON the verifier may find the programs too large: grant it too")
+            }
+        }
+    }
+}

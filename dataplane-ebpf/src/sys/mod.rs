@@ -1,0 +1,11 @@
+//! What touches the system: all of this crate's unsafe code is here.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`bpf`] | the commands of bpf(2) that aya has no call for, on checked byte slices |
+//! | [`mapped`] | arrays mapped into memory, as atomic words |
+//! | [`ethtool`] | two ioctls about network interfaces |
+
+pub(crate) mod bpf;
+pub(crate) mod ethtool;
+pub(crate) mod mapped;

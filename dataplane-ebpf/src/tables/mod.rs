@@ -1,0 +1,236 @@
+//! The tables, in the kernel's maps.
+
+mod array;
+mod counters;
+mod grace;
+mod hash;
+
+use std::{collections::HashMap, io, os::fd::AsFd};
+
+use dataplane_core::{
+    abi::{
+        ABI_VERSION, FlowV4, FlowV6, INTERFACE_PLACES, InterfaceEntry, ServiceKeyV4, ServiceKeyV6,
+        ServiceRef, Setting, TupleV4, TupleV6, map,
+    },
+    pipeline::Timeouts,
+    tables::{Counters, HashTable, Store, TableError, WordArray},
+};
+use zerocopy::transmute;
+
+pub(crate) use self::{array::MappedWords, hash::KernelHash};
+use self::{counters::KernelCounters, grace::GracePeriod};
+use crate::{
+    Error,
+    object::{MAPS, MapSpec},
+    sys::bpf::Map,
+};
+
+/// Every table of a dataplane, in the kernel's maps. See [`Store`].
+///
+/// It keeps the maps alive: after the dataplane is dropped they are still there, but no packet meets them any more.
+///
+/// Cost: words of arrays are stored and loaded in memory that is shared with the kernel, without a system call. Hash
+/// tables cost a system call for each entry, or one for each 4,096 entries in batches, where the kernel has them (5.6).
+#[derive(Debug)]
+pub struct KernelTables {
+    services_v4: KernelHash<ServiceKeyV4, ServiceRef>,
+    services_v6: KernelHash<ServiceKeyV6, ServiceRef>,
+    service_words: MappedWords,
+    slots: MappedWords,
+    backends_v4: MappedWords,
+    backends_v6: MappedWords,
+    config: MappedWords,
+    interfaces: MappedWords,
+    conntrack_v4: KernelHash<TupleV4, FlowV4>,
+    conntrack_v6: KernelHash<TupleV6, FlowV6>,
+    counters: KernelCounters,
+    #[cfg_attr(not(feature = "testing"), allow(dead_code))]
+    test_inputs: MappedWords,
+    grace: GracePeriod,
+}
+
+impl KernelTables {
+    /// Takes the maps of a loaded object. `batch`: whether the kernel has batch commands.
+    ///
+    /// # Errors
+    /// [`Error::Object`] where a map is missing or of another layout, [`Error::Map`] where one can't be mapped.
+    pub(crate) fn new(maps: LoadedMaps, batch: bool) -> Result<Self, Error> {
+        let mut maps = maps.0;
+        let mut take = |name: &'static str| {
+            maps.remove(name).ok_or_else(|| Error::Object { reason: format!("it has no map {name}") })
+        };
+        let mapped = |name, map: Map, width| {
+            MappedWords::new(name, &map, width).map_err(map_error("map into memory", name, &map))
+        };
+        let grace = GracePeriod::new().map_err(|source| Error::Map {
+            operation: "make",
+            table: grace::NAME.into(),
+            capacity: 1,
+            source,
+        })?;
+        Ok(Self {
+            services_v4: KernelHash::new(map::SERVICES_V4, take(map::SERVICES_V4)?, batch),
+            services_v6: KernelHash::new(map::SERVICES_V6, take(map::SERVICES_V6)?, batch),
+            service_words: mapped(map::SERVICE_WORDS, take(map::SERVICE_WORDS)?, 1)?,
+            slots: mapped(map::SLOTS, take(map::SLOTS)?, 1)?,
+            backends_v4: mapped(map::BACKENDS_V4, take(map::BACKENDS_V4)?, 2)?,
+            backends_v6: mapped(map::BACKENDS_V6, take(map::BACKENDS_V6)?, 4)?,
+            config: mapped(map::CONFIG, take(map::CONFIG)?, 1)?,
+            interfaces: mapped(map::INTERFACES, take(map::INTERFACES)?, 2)?,
+            conntrack_v4: KernelHash::new(map::CONNTRACK_V4, take(map::CONNTRACK_V4)?, batch),
+            conntrack_v6: KernelHash::new(map::CONNTRACK_V6, take(map::CONNTRACK_V6)?, batch),
+            counters: KernelCounters::new(take(map::COUNTERS)?, take(map::SERVICE_COUNTERS)?),
+            test_inputs: mapped(map::TEST_INPUTS, take(map::TEST_INPUTS)?, 1)?,
+            grace,
+        })
+    }
+
+    /// Writes the version of the layout and the time-outs.
+    ///
+    /// # Errors
+    /// [`TableError`] where the configuration has no such word.
+    pub(crate) fn configure(&self, timeouts: &Timeouts) -> Result<(), TableError> {
+        self.set_timeouts(timeouts)?;
+        self.config.store(Setting::AbiVersion as u32, &[ABI_VERSION])
+    }
+
+    /// Sets how long flows are kept without a packet; it holds from the next packet on.
+    ///
+    /// # Errors
+    /// [`TableError`] where the configuration has no such word; that is, never with the object that this crate carries.
+    pub fn set_timeouts(&self, timeouts: &Timeouts) -> Result<(), TableError> {
+        for (setting, ticks) in timeouts.settings() {
+            self.config.store(setting as u32, &[ticks])?;
+        }
+        Ok(())
+    }
+
+    /// Writes what the programs know of an interface to its place, which must be its own or free.
+    pub(crate) fn set_interface(&self, entry: &InterfaceEntry) -> Result<(), TableError> {
+        let place = entry.index % INTERFACE_PLACES;
+        let words: [u64; 2] = transmute!(*entry);
+        self.interfaces.store(place, &words)
+    }
+
+    /// Clears the place of an interface.
+    pub(crate) fn clear_interface(&self, index: u32) -> Result<(), TableError> {
+        let place = index % INTERFACE_PLACES;
+        self.interfaces.store(place, &[0, 0])
+    }
+
+    /// The words that programs loaded for a test read instead of the clock and the random numbers.
+    #[cfg(feature = "testing")]
+    pub(crate) fn test_inputs(&self) -> &MappedWords {
+        &self.test_inputs
+    }
+}
+
+impl Store for KernelTables {
+    fn services_v4(&self) -> &dyn HashTable<ServiceKeyV4, ServiceRef> {
+        &self.services_v4
+    }
+
+    fn services_v6(&self) -> &dyn HashTable<ServiceKeyV6, ServiceRef> {
+        &self.services_v6
+    }
+
+    fn service_words(&self) -> &dyn WordArray {
+        &self.service_words
+    }
+
+    fn slots(&self) -> &dyn WordArray {
+        &self.slots
+    }
+
+    fn backends_v4(&self) -> &dyn WordArray {
+        &self.backends_v4
+    }
+
+    fn backends_v6(&self) -> &dyn WordArray {
+        &self.backends_v6
+    }
+
+    fn config(&self) -> &dyn WordArray {
+        &self.config
+    }
+
+    fn interfaces(&self) -> &dyn WordArray {
+        &self.interfaces
+    }
+
+    fn conntrack_v4(&self) -> &dyn HashTable<TupleV4, FlowV4> {
+        &self.conntrack_v4
+    }
+
+    fn conntrack_v6(&self) -> &dyn HashTable<TupleV6, FlowV6> {
+        &self.conntrack_v6
+    }
+
+    fn counters(&self) -> &dyn Counters {
+        &self.counters
+    }
+
+    fn synchronize(&self) -> Result<(), TableError> {
+        self.grace.wait()
+    }
+}
+
+/// The maps of a loaded object, by name, with layouts that were checked against [`MAPS`].
+#[derive(Debug)]
+pub(crate) struct LoadedMaps(HashMap<&'static str, Map>);
+
+impl LoadedMaps {
+    /// Takes all maps of [`MAPS`] out of a loaded object.
+    ///
+    /// # Errors
+    /// [`Error::Object`] where one is missing or of another layout.
+    pub(crate) fn take(ebpf: &mut aya::Ebpf) -> Result<Self, Error> {
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(path, source)| Error::Netlink { operation: format!("read {path}"), source })?;
+        let mut maps = HashMap::new();
+        for spec in MAPS {
+            let map = ebpf.take_map(spec.name).and_then(data).ok_or_else(|| Error::Object {
+                reason: format!("map {} is missing or of another type", spec.name),
+            })?;
+            let describe =
+                |source| Error::Map { operation: "open", table: spec.name.into(), capacity: 0, source };
+            let fd = map.fd().as_fd().try_clone_to_owned().map_err(describe)?;
+            let map = Map::from_fd(fd, cpus).map_err(describe)?;
+            check(&map, spec)?;
+            maps.insert(spec.name, map);
+        }
+        Ok(Self(maps))
+    }
+}
+
+fn data(map: aya::maps::Map) -> Option<aya::maps::MapData> {
+    use aya::maps::Map::{Array, HashMap, LruHashMap, PerCpuArray};
+    match map {
+        Array(map) | HashMap(map) | LruHashMap(map) | PerCpuArray(map) => Some(map),
+        _ => None,
+    }
+}
+
+/// Compares a map of the kernel with what it should be.
+fn check(map: &Map, spec: &MapSpec) -> Result<(), Error> {
+    let found = (map.kind(), map.key_size(), map.value_size(), map.flags());
+    let wanted = (spec.kind as u32, spec.key_size, spec.value_size, spec.flags);
+    if found == wanted {
+        return Ok(());
+    }
+    Err(Error::Object {
+        reason: format!(
+            "map {} has (type, key size, value size, flags) {found:?} in the kernel, not {wanted:?}",
+            spec.name
+        ),
+    })
+}
+
+fn map_error(
+    operation: &'static str,
+    name: &'static str,
+    map: &Map,
+) -> impl FnOnce(io::Error) -> Error + use<> {
+    let capacity = map.capacity();
+    move |source| Error::Map { operation, table: name.into(), capacity, source }
+}

@@ -1,0 +1,168 @@
+//! The kernel's programs on frames that a test hands them, with a clock and random numbers of its own.
+//!
+//! For the agreement test, benches and tests of the verifier; feature `testing`.
+
+use std::time::Duration;
+
+use aya::{TestRun, TestRunOptions, programs::Program};
+use dataplane_core::{
+    abi::TestInput,
+    pipeline::Hook,
+    tables::{TableError, WordArray},
+};
+use zerocopy::{Immutable, IntoBytes};
+
+use crate::{
+    Builder, EbpfDataplane, Error,
+    object::{EGRESS, INGRESS, XDP},
+};
+
+/// Room for what a program puts in front of a frame.
+const HEADROOM: usize = 256;
+
+/// A dataplane whose programs take time and randomness from [`TestInput`]s.
+///
+/// It need have no uplinks: interfaces are named for each run. The kernel looks for them, their routes and their
+/// neighbours in the network namespace of the thread that runs the program.
+#[derive(Debug)]
+pub struct TestDataplane {
+    plane: EbpfDataplane,
+}
+
+/// What a program did with a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What it returned, an `XDP_*` or `TC_ACT_*`.
+    pub returned: u32,
+    /// The frame as it left it.
+    pub frame: Vec<u8>,
+    /// Mean time of one run, as the kernel measured it.
+    pub duration: Duration,
+}
+
+impl TestDataplane {
+    /// Opens a dataplane with the constant set that makes its programs deterministic.
+    ///
+    /// # Errors
+    /// As [`Builder::open`].
+    pub fn open(mut builder: Builder) -> Result<Self, Error> {
+        builder.deterministic = true;
+        Ok(Self { plane: builder.open()? })
+    }
+
+    /// The dataplane.
+    pub fn plane(&self) -> &EbpfDataplane {
+        &self.plane
+    }
+
+    /// Sets what the programs read, or clears what they write.
+    ///
+    /// # Errors
+    /// [`TableError`] where there is no such word; that is, never with the object that this crate carries.
+    pub fn set(&self, input: TestInput, word: u64) -> Result<(), TableError> {
+        self.plane.tables().test_inputs().store(input as u32, &[word])
+    }
+
+    /// What the programs read, or wrote.
+    pub fn get(&self, input: TestInput) -> u64 {
+        self.plane.tables().test_inputs().load(input as u32, 0).unwrap_or(0)
+    }
+
+    /// Tells the programs of an interface, as if it were an uplink.
+    ///
+    /// # Errors
+    /// [`TableError`] where there is no place for it.
+    pub fn set_interface(&self, entry: &dataplane_core::abi::InterfaceEntry) -> Result<(), TableError> {
+        self.plane.tables().set_interface(entry)
+    }
+
+    /// Runs a program once, on a frame that arrives at (or leaves by) the interface of this index.
+    ///
+    /// # Errors
+    /// [`Error::TestRun`]. The kernel wants 14 bytes at least, and an interface that is there.
+    pub fn run(&self, hook: Hook, frame: &[u8], interface: u32) -> Result<Outcome, Error> {
+        self.plane.run(hook, frame, interface, 1)
+    }
+
+    /// Runs a program `repeat` times in a row. The frame is not restored in between, so it should be one that the
+    /// program leaves alone, or the time is that of a frame which was changed already.
+    ///
+    /// # Errors
+    /// [`Error::TestRun`].
+    pub fn repeat(&self, hook: Hook, frame: &[u8], interface: u32, repeat: u32) -> Result<Outcome, Error> {
+        self.plane.run(hook, frame, interface, repeat)
+    }
+}
+
+impl EbpfDataplane {
+    /// Runs a program as [`TestDataplane::repeat`] does, with the kernel's clock and random numbers where the dataplane
+    /// was not opened by [`TestDataplane::open`].
+    ///
+    /// # Errors
+    /// [`Error::TestRun`].
+    pub fn run(&self, hook: Hook, frame: &[u8], interface: u32, repeat: u32) -> Result<Outcome, Error> {
+        let name = match hook {
+            Hook::Xdp => XDP,
+            Hook::Ingress => INGRESS,
+            Hook::Egress => EGRESS,
+        };
+        let mut out = vec![0; frame.len().saturating_add(HEADROOM)];
+        let xdp = XdpMetadata {
+            data_end: u32::try_from(frame.len()).unwrap_or(u32::MAX),
+            ingress_ifindex: interface,
+            ..XdpMetadata::default()
+        };
+        let skb = SocketBuffer {
+            ingress_ifindex: if hook == Hook::Ingress { interface } else { 0 },
+            ifindex: interface,
+            ..SocketBuffer::default()
+        };
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut out);
+        options.ctx_in = Some(if hook == Hook::Xdp { xdp.as_bytes() } else { skb.as_bytes() });
+        options.repeat = repeat;
+        let result = match self.ebpf.program(name) {
+            Some(Program::Xdp(program)) => program.test_run(options),
+            Some(Program::SchedClassifier(program)) => program.test_run(options),
+            _ => return Err(Error::Object { reason: format!("it has no program {name}") }),
+        };
+        let result = result.map_err(|error| Error::TestRun {
+            program: name.into(),
+            length: frame.len(),
+            source: Box::new(error),
+        })?;
+        out.truncate(result.data_size_out as usize);
+        Ok(Outcome { returned: result.return_value, frame: out, duration: result.duration })
+    }
+}
+
+/// `struct xdp_md` (linux/bpf.h).
+#[derive(Default, IntoBytes, Immutable)]
+#[repr(C)]
+struct XdpMetadata {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    ingress_ifindex: u32,
+    rx_queue_index: u32,
+    egress_ifindex: u32,
+}
+
+/// `struct __sk_buff` (linux/bpf.h); what a test run must leave 0 has no name here.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct SocketBuffer {
+    before: [u32; 9],
+    ingress_ifindex: u32,
+    ifindex: u32,
+    after: [u32; 37],
+}
+
+impl Default for SocketBuffer {
+    fn default() -> Self {
+        Self { before: [0; 9], ingress_ifindex: 0, ifindex: 0, after: [0; 37] }
+    }
+}
+
+const _: () = assert!(size_of::<XdpMetadata>() == 24 && size_of::<SocketBuffer>() == 192);

@@ -1,0 +1,137 @@
+//! What an embedder says of an interface.
+
+use std::fmt;
+
+/// An interface that the dataplane works on, and how.
+///
+/// ```
+/// use dataplane_ebpf::{Order, Uplink, XdpMode};
+///
+/// let uplink = Uplink::named("eth0").xdp(XdpMode::Auto).order(Order::First);
+/// assert_eq!(uplink.name(), "eth0");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    pub(crate) name: String,
+    pub(crate) xdp: XdpMode,
+    pub(crate) tc: TcMode,
+    pub(crate) order: Order,
+    pub(crate) zone: u16,
+}
+
+impl Uplink {
+    /// The interface of this name, in the network namespace of the thread that opens the dataplane.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            xdp: XdpMode::default(),
+            tc: TcMode::default(),
+            order: Order::default(),
+            zone: 0,
+        }
+    }
+
+    /// Whether and how XDP is used. [`XdpMode::Auto`] unless set.
+    #[must_use]
+    pub fn xdp(mut self, mode: XdpMode) -> Self {
+        self.xdp = mode;
+        self
+    }
+
+    /// How tc is used. [`TcMode::Auto`] unless set.
+    #[must_use]
+    pub fn tc(mut self, mode: TcMode) -> Self {
+        self.tc = mode;
+        self
+    }
+
+    /// Our place among others' programs at tc. [`Order::First`] unless set.
+    #[must_use]
+    pub fn order(mut self, order: Order) -> Self {
+        self.order = order;
+        self
+    }
+
+    /// The conntrack zone: flows of interfaces in different zones are different flows, whatever their addresses. 0
+    /// unless set. Where replies come in by another uplink than requests, both need the same zone.
+    #[must_use]
+    pub fn zone(mut self, zone: u16) -> Self {
+        self.zone = zone;
+        self
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// Whether XDP is used on an uplink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum XdpMode {
+    /// In the driver where it can and nobody else is there, else not at all. Never on a veth: there the frames of local
+    /// senders carry unfinished checksums, which XDP can't see.
+    #[default]
+    Auto,
+    /// In the driver, or opening fails.
+    Native,
+    /// In the kernel's stack, behind the driver: for tests, and where tc is too late. Slower than native.
+    Generic,
+    /// Not at all; tc does everything.
+    Off,
+}
+
+/// How the programs at tc are attached. They are always there: XDP is a shortcut only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TcMode {
+    /// tcx where the kernel has it (6.6), else clsact.
+    #[default]
+    Auto,
+    /// tcx, or opening fails.
+    Tcx,
+    /// A filter on the clsact qdisc, which is made where it is not there, and left.
+    Clsact,
+}
+
+/// Our place among others' programs at tc.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// In front of those that are there. Later ones may still put themselves in front of us.
+    #[default]
+    First,
+    /// Behind those that are there.
+    Last,
+}
+
+/// A hook in messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HookName {
+    /// XDP in the driver.
+    XdpNative,
+    /// XDP in the stack.
+    XdpGeneric,
+    /// tcx, packets that come in.
+    TcxIngress,
+    /// tcx, packets that go out.
+    TcxEgress,
+    /// clsact, packets that come in.
+    ClsactIngress,
+    /// clsact, packets that go out.
+    ClsactEgress,
+}
+
+impl fmt::Display for HookName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::XdpNative => "native XDP",
+            Self::XdpGeneric => "generic XDP",
+            Self::TcxIngress => "tcx ingress",
+            Self::TcxEgress => "tcx egress",
+            Self::ClsactIngress => "clsact ingress",
+            Self::ClsactEgress => "clsact egress",
+        })
+    }
+}

@@ -1,0 +1,86 @@
+//! Builds the kernel programs into one object: `cargo xtask build-programs`.
+//!
+//! The object is committed, so that nobody needs the BPF toolchain to build or run Forebay. With the same versions of
+//! the tools, every checkout on every machine gives the same bytes: paths are mapped to fixed names, and crate hashes
+//! don't depend on the folder (see [`crate::rustc_wrapper`]).
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{process, repo, rustc_wrapper, toolchain::Toolchain};
+
+const TARGET: &str = "bpfel-unknown-none";
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Cargo features of the programs' crate, separated by commas (mutations: `mutation-…`)
+    #[arg(long, value_delimiter = ',')]
+    features: Vec<String>,
+    /// Where to write the object; by default the committed one is written, with the tools' versions beside it
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let toolchain = Toolchain::find()?;
+    let committed = repo::object();
+    let out = arguments.out.as_deref().unwrap_or(&committed);
+    build_programs_with(&toolchain, &arguments.features, out)?;
+    // The versions describe the committed object; an object elsewhere is nobody's reference.
+    if arguments.out.is_none() {
+        fs::write(repo::object_versions(), toolchain.versions()?)?;
+    }
+    println!("{} ({} bytes), built by {}", out.display(), fs::metadata(out)?.len(), toolchain.name);
+    Ok(())
+}
+
+/// Builds the programs with these cargo features and writes the object, stripped of DWARF but with BTF, to `out`.
+pub fn build_programs_with(toolchain: &Toolchain, features: &[String], out: &Path) -> Result<()> {
+    // A folder of its own: another compiler's artefacts would only be rebuilt.
+    let target = repo::target().join("bpf");
+    let mut cargo = toolchain.cargo();
+    cargo.current_dir(repo::programs()).args(["build", "--release", "--locked", "--quiet"]);
+    if !features.is_empty() {
+        cargo.arg("--features").arg(features.join(","));
+    }
+    // cargo appends these to the flags of the crate's own configuration.
+    cargo.arg("--config").arg(format!("target.{TARGET}.rustflags={:?}", remap_flags(toolchain)?));
+    cargo.arg("--target-dir").arg(&target);
+    cargo.env("RUSTC_WRAPPER", env::current_exe().context("cannot find this program's own file")?);
+    let stable = env::join_paths([repo::root(), &toolchain.library])?;
+    cargo.env(rustc_wrapper::STABLE_CRATES_BELOW, stable);
+    process::run(&mut cargo).context("cannot build the kernel programs")?;
+
+    if let Some(folder) = out.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
+    toolchain.strip(&target.join(TARGET).join("release/forebay"), out)
+}
+
+/// Line information carries the paths of the sources: give each root a name that is the same on every machine.
+fn remap_flags(toolchain: &Toolchain) -> Result<Vec<String>> {
+    let mut roots =
+        vec![(repo::root().to_path_buf(), "/forebay"), (toolchain.library.clone(), "/rust/library")];
+    // Below this, cargo has a folder for each registry, with its host's name in it.
+    let registries = repo::cargo_home().join("registry/src");
+    if registries.is_dir() {
+        for registry in fs::read_dir(&registries)? {
+            roots.push((registry?.path(), "/crates"));
+        }
+    }
+    // Complaints keep the real paths, for editors.
+    let mut flags = vec!["--remap-path-scope=object".to_owned()];
+    for (path, name) in roots {
+        // rustc sees some paths with links resolved and some without.
+        let resolved = fs::canonicalize(&path)?;
+        flags.push(format!("--remap-path-prefix={}={name}", path.display()));
+        if resolved != path {
+            flags.push(format!("--remap-path-prefix={}={name}", resolved.display()));
+        }
+    }
+    Ok(flags)
+}

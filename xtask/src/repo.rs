@@ -1,0 +1,56 @@
+//! Where things stand in this repository and on this machine.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+/// The root of the checkout that this xtask was built in.
+pub fn root() -> &'static Path {
+    // The manifest's folder is known at compile time; its parent is the root.
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
+}
+
+/// Cargo's target folder of the workspace; everything that a chore writes and nobody commits goes below it.
+pub fn target() -> PathBuf {
+    match env::var_os("CARGO_TARGET_DIR") {
+        Some(folder) => root().join(folder),
+        None => root().join("target"),
+    }
+}
+
+/// The crate of the kernel programs, a workspace of its own.
+pub fn programs() -> PathBuf {
+    root().join("dataplane-ebpf/programs")
+}
+
+/// The committed object with the kernel programs.
+pub fn object() -> PathBuf {
+    root().join("dataplane-ebpf/object/forebay.bpf.o")
+}
+
+/// The versions of the tools that built the committed object.
+pub fn object_versions() -> PathBuf {
+    root().join("dataplane-ebpf/object/VERSIONS")
+}
+
+/// Cargo's home, where it keeps registries and installed programs.
+pub fn cargo_home() -> PathBuf {
+    match env::var_os("CARGO_HOME") {
+        Some(folder) => PathBuf::from(folder),
+        None => home().join(".cargo"),
+    }
+}
+
+fn home() -> PathBuf {
+    env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from)
+}
+
+/// Finds a program as a shell would, with cargo's own folder of programs searched too.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain([cargo_home().join("bin"), "/usr/sbin".into(), "/sbin".into()])
+        .map(|folder| folder.join(name))
+        .find(|candidate| candidate.is_file())
+}
