@@ -2,8 +2,14 @@
 //!
 //! | module | holds |
 //! | --- | --- |
+//! | [`conformance`] | what every store must do: tables alone, and with a controller on them |
+//! | [`faulty`] | tables of which one write in so many fails |
+//! | [`witness`] | tables that are read after each write, by readers under way |
 //! | [`net`] | network namespaces joined by veth, sockets for scenarios, kernel counters, topologies |
 #![deny(unsafe_code)]
 
+pub mod conformance;
+pub mod faulty;
 pub mod frames;
 pub mod net;
+pub mod witness;
