@@ -21,7 +21,7 @@ use dataplane_core::{
 use crate::Error;
 
 /// The object that is embedded.
-static EMBEDDED: &[u8] = include_bytes_aligned!("../object/forebay.bpf.o");
+pub(crate) static EMBEDDED: &[u8] = include_bytes_aligned!("../object/forebay.bpf.o");
 
 /// A file that is loaded instead of the embedded object where this variable names one. For tests and CI, which build
 /// mutants and other versions; a program that people run has no reason to set it.
