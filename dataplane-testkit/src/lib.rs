@@ -5,4 +5,5 @@
 //! | [`net`] | network namespaces joined by veth, sockets for scenarios, kernel counters, topologies |
 #![deny(unsafe_code)]
 
+pub mod frames;
 pub mod net;

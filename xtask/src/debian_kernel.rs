@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{process, repo};
+use crate::{machine, process, repo};
 
 /// The kernels that every program is verified on: a name, and the package that depends on the newest build.
 pub const KERNELS: [(&str, &str); 2] =
@@ -25,12 +25,23 @@ pub struct Kernel {
 impl Kernel {
     /// Fetches the kernel that `meta_package` depends on, unless it is in the cache below cargo's target folder.
     pub fn fetch(meta_package: &str) -> Result<Self> {
+        // A machine may have no package lists yet, or such old ones that they name what is gone.
+        Self::fetch_by_lists(meta_package).or_else(|error| {
+            if !machine::is_root() {
+                return Err(error.context("is `apt-get update` due?"));
+            }
+            process::run(Command::new("apt-get").args(["update", "--quiet=2"]))?;
+            Self::fetch_by_lists(meta_package)
+        })
+    }
+
+    fn fetch_by_lists(meta_package: &str) -> Result<Self> {
         let depends =
             process::output(Command::new("apt-cache").args(["depends", "--important", meta_package]))?;
         let package = depends
             .lines()
             .find_map(|line| line.trim().strip_prefix("Depends: "))
-            .with_context(|| format!("apt knows no package {meta_package} (is `apt-get update` due?)"))?;
+            .with_context(|| format!("apt knows no package {meta_package}"))?;
         let release = package.strip_prefix("linux-image-").unwrap_or(package).to_owned();
         Ok(Self { folder: unpacked(package)?, release })
     }

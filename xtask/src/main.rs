@@ -10,6 +10,7 @@ mod cpio;
 mod debian_kernel;
 mod guest;
 mod kernels;
+mod lint_programs;
 mod machine;
 mod mutation;
 mod packages;
@@ -45,6 +46,8 @@ enum Chore {
     Setup(setup::Arguments),
     /// Build the kernel programs and write the object that is committed
     BuildPrograms(programs::Arguments),
+    /// Run clippy over the kernel programs, with warnings as errors
+    LintPrograms(lint_programs::Arguments),
     /// Rebuild the kernel programs and compare them with the committed object, byte for byte
     CheckPrograms(check_programs::Arguments),
     /// Load every program on this kernel and on Debian's 6.1 and 6.12 in virtual machines, under the verifier's budget
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Chore::Setup(arguments) => setup::run(&arguments),
         Chore::BuildPrograms(arguments) => programs::run(&arguments),
         Chore::CheckPrograms(arguments) => check_programs::run(&arguments),
+        Chore::LintPrograms(arguments) => lint_programs::run(&arguments),
         Chore::Kernels(arguments) => kernels::run(&arguments),
         Chore::Mutation(arguments) => mutation::run(&arguments),
         Chore::Test(arguments) => test::run(&arguments),

@@ -99,6 +99,8 @@ fn agreement(object: &Path) -> Result<Outcome> {
     }
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
-    let line = text.lines().find(|line| line.starts_with(DISAGREEMENT)).map(str::to_owned);
+    // On one thread the harness prints `test name ... ` before it, on the same line.
+    let mut said = text.lines().map(|line| line.rsplit_once(" ... ").map_or(line, |(_, said)| said));
+    let line = said.find(|line| line.starts_with(DISAGREEMENT)).map(str::to_owned);
     Ok(line.map_or_else(|| Outcome::Fails(text), Outcome::Disagrees))
 }

@@ -1,8 +1,15 @@
 //! What the chores need beyond Rust: the one place that names Debian packages and cargo-installed programs.
 
-/// Compiler, its source and LLVM for the kernel programs.
-pub const BPF_TOOLCHAIN: [&str; 6] =
-    ["rustc-web", "rust-web-src", "cargo-web", "llvm-22-dev", "clang-22", "libpolly-22-dev"];
+/// Compiler, its source, its linter and LLVM for the kernel programs.
+pub const BPF_TOOLCHAIN: [&str; 7] = [
+    "rustc-web",
+    "rust-web-src",
+    "rust-web-clippy",
+    "cargo-web",
+    "llvm-22-dev",
+    "clang-22",
+    "libpolly-22-dev",
+];
 
 /// Where Debian's LLVM of [`BPF_TOOLCHAIN`] stands; bpf-linker is built against it.
 pub const LLVM_PREFIX: &str = "/usr/lib/llvm-22";

@@ -72,7 +72,8 @@ fn remap_flags(toolchain: &Toolchain) -> Result<Vec<String>> {
             roots.push((registry?.path(), "/crates"));
         }
     }
-    let mut flags = Vec::new();
+    // Complaints keep the real paths, for editors.
+    let mut flags = vec!["--remap-path-scope=object".to_owned()];
     for (path, name) in roots {
         // rustc sees some paths with links resolved and some without.
         let resolved = fs::canonicalize(&path)?;

@@ -4,7 +4,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{machine, packages, process, repo, toolchain::Toolchain};
+use crate::{
+    machine, packages, process, repo,
+    toolchain::{self, Toolchain},
+};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -31,7 +34,7 @@ impl Plan {
     pub fn for_this_machine() -> Self {
         let mut wanted = Vec::new();
         // Another toolchain, a nightly of rustup say, does as well as Debian's.
-        if Toolchain::find().is_err() {
+        if !Toolchain::find().is_ok_and(|toolchain| toolchain.name != toolchain::DEBIAN) {
             wanted.extend(packages::BPF_TOOLCHAIN);
         }
         wanted.extend(packages::KERNEL_TESTS);

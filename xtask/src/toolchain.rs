@@ -14,6 +14,9 @@ use anyhow::{Context, Result, anyhow};
 
 use crate::{packages, process, repo};
 
+/// The name of Debian's toolchain.
+pub const DEBIAN: &str = "Debian's rustc-web";
+
 /// A complete set of tools for the BPF target.
 pub struct Toolchain {
     /// What it is, for people.
@@ -46,8 +49,10 @@ impl Toolchain {
     pub fn cargo(&self) -> Command {
         let mut command = Command::new(&self.cargo);
         process::forget_our_toolchain(&mut command);
-        // The linker is named without a folder in the crate's configuration, so it must be on the path.
-        let mut path: Vec<PathBuf> = self.bpf_linker.parent().map(Path::to_path_buf).into_iter().collect();
+        // The linker is named without a folder in the crate's configuration, and cargo looks for clippy here too: it has
+        // to be the one beside this compiler, not the one beside the linker.
+        let folders = [self.cargo.parent(), self.bpf_linker.parent()];
+        let mut path: Vec<PathBuf> = folders.into_iter().flatten().map(Path::to_path_buf).collect();
         if let Some(inherited) = std::env::var_os("PATH") {
             path.extend(std::env::split_paths(&inherited));
         }
@@ -90,7 +95,7 @@ type Compiler = (&'static str, PathBuf, PathBuf, PathBuf);
 
 fn debian() -> Option<Compiler> {
     let (rustc, cargo) = (PathBuf::from("/usr/bin/rustc"), PathBuf::from("/usr/bin/cargo"));
-    compiler("Debian's rustc-web", rustc, cargo)
+    compiler(DEBIAN, rustc, cargo)
 }
 
 fn nightly() -> Option<Compiler> {
@@ -143,8 +148,7 @@ fn advice(compiler: bool, linker: bool, strip: bool) -> anyhow::Error {
     text += &format!("\n    apt-get install --no-install-recommends {}", packages::BPF_TOOLCHAIN.join(" "));
     text += &format!("\n    {}", packages::bpf_linker_command());
     text += "\nor, with rustup:";
-    text +=
-        "\n    rustup toolchain install nightly --component rust-src,llvm-tools && cargo install bpf-linker";
+    text += "\n    rustup toolchain install nightly --component rust-src,clippy && cargo install bpf-linker";
     text += "\nNobody needs this to build or run Forebay: the compiled programs are committed.";
     anyhow!(text)
 }
