@@ -174,6 +174,15 @@ mod tests {
     }
 
     #[test]
+    fn the_committed_object_has_the_default_capacities() {
+        let object = Object::parse(EMBEDDED).unwrap();
+        for spec in MAPS {
+            let entries = object.maps[spec.name].max_entries();
+            assert_eq!(entries, (spec.entries)(&Capacity::default()), "{}", spec.name);
+        }
+    }
+
+    #[test]
     fn the_programs_may_be_used_beside_those_of_the_kernel() {
         let object = Object::parse(EMBEDDED).unwrap();
         assert_eq!(object.license.to_str(), Ok("Dual MIT/GPL"));

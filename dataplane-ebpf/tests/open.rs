@@ -381,6 +381,22 @@ fn the_host_is_looked_at() {
     host.host.sysctl("net/ipv6/conf/uplink/forwarding", "1").unwrap();
     host.host.sysctl("net/ipv4/conf/uplink/rp_filter", "2").unwrap();
     assert_eq!(open(), []);
+    host.host
+        .sysctls(&[("net/ipv4/conf/uplink/rp_filter", "0"), ("net/ipv4/conf/all/rp_filter", "1")])
+        .unwrap();
+    let warnings = open();
+    assert!(has(&warnings, "net.ipv4.conf.all.rp_filter") && warnings.len() == 1, "{warnings:?}");
+    host.host.sysctl("net/ipv4/conf/all/rp_filter", "0").unwrap();
+    assert_eq!(open(), []);
+
+    // It is this namespace that is looked at, whichever the caller is in.
+    let plane = host.open(small().uplink(Uplink::named("uplink"))).unwrap();
+    host.host.sysctl("net/ipv4/conf/uplink/forwarding", "0").unwrap();
+    plane.refresh().unwrap();
+    assert!(has(&plane.warnings(), "net.ipv4.conf.uplink.forwarding"), "{:?}", plane.warnings());
+    host.host.sysctl("net/ipv4/conf/uplink/forwarding", "1").unwrap();
+    plane.refresh().unwrap();
+    assert_eq!(plane.warnings(), []);
 
     host.host.sysctl("net/ipv6/conf/uplink/forwarding", "0").unwrap();
     host.host.sysctl("net/ipv6/conf/uplink/disable_ipv6", "1").unwrap();
