@@ -1,4 +1,5 @@
 //! Opening and closing: which hooks are got and why, and how everything that can be in the way is named.
+#![allow(clippy::unwrap_used, reason = "a test panics where it cannot go on")]
 
 mod common;
 
