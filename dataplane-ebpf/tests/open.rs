@@ -420,7 +420,7 @@ fn unfinished_checksums_are_warned_about() {
     assert!(far.offload(Offload::TxChecksum).unwrap());
     let on =
         Warning::UnfinishedChecksums { interface: "uplink".into(), peer: PeerChecksums::On("far".into()) };
-    assert_eq!(of(XdpMode::Native), [on.clone()]);
+    assert_eq!(of(XdpMode::Native), std::slice::from_ref(&on));
     assert_eq!(of(XdpMode::Generic), [on]);
     assert_eq!(of(XdpMode::Auto), []);
     far.set_offload(Offload::TxChecksum, false).unwrap();
