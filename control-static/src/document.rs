@@ -35,7 +35,7 @@ pub(crate) struct Document {
     pub(crate) services: Vec<Item<ServiceEntry>>,
     /// Whether a person stands behind the removal of most of what serves. `guarded`, where nothing is said: it
     /// may be held back until it is confirmed. `confirmed`: it is done at once. Take it out again afterwards.
-    #[schemars(with = "schema::RemovalsName", default)]
+    #[schemars(with = "schema::RemovalsName", default, extend("default" = "guarded"))]
     pub(crate) removals: Option<Removals>,
 }
 
@@ -68,7 +68,7 @@ pub(crate) struct ServiceEntry {
     #[schemars(with = "schema::Port", default)]
     pub(crate) port: Option<Located<NonZeroU16>>,
     /// The protocol of `port`: tcp where nothing is said.
-    #[schemars(with = "schema::ProtocolName", default)]
+    #[schemars(with = "schema::ProtocolName", default, extend("default" = "tcp"))]
     pub(crate) protocol: Option<Located<Protocol>>,
     /// Several ports, instead of `port` and `protocol`. All of them lead to the same backends.
     #[schemars(with = "schema::AtLeastOne<schema::PortForm>", default)]
@@ -91,7 +91,7 @@ pub(crate) struct PortEntry {
     #[schemars(with = "schema::Port")]
     pub(crate) port: NonZeroU16,
     /// The protocol: tcp where nothing is said.
-    #[schemars(with = "schema::ProtocolName", default)]
+    #[schemars(with = "schema::ProtocolName", default, extend("default" = "tcp"))]
     pub(crate) protocol: Option<Protocol>,
 }
 
@@ -111,14 +111,14 @@ pub(crate) struct BackendEntry {
     pub(crate) port: NonZeroU16,
     /// The share of new connections, against the weights of the others: 0 (none) to 256, and 1 where nothing
     /// is said.
-    #[schemars(with = "schema::WeightNumber", default)]
+    #[schemars(with = "schema::WeightNumber", default, extend("default" = 1))]
     pub(crate) weight: Option<Weight>,
     /// Whether it gets new connections: a draining backend only keeps those that it has. Active where nothing
     /// is said.
-    #[schemars(with = "schema::StateName", default)]
+    #[schemars(with = "schema::StateName", default, extend("default" = "active"))]
     pub(crate) state: Option<BackendState>,
     /// Where it is: remote, on another host, where nothing is said; or local, on this host.
-    #[schemars(with = "schema::LocalityName", default)]
+    #[schemars(with = "schema::LocalityName", default, extend("default" = "remote"))]
     pub(crate) locality: Option<Locality>,
 }
 

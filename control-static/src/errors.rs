@@ -231,8 +231,8 @@ pub enum Problem {
         most: usize,
     },
     /// The model refuses the value.
-    #[error("{0}")]
-    Model(#[source] ModelError),
+    #[error(transparent)]
+    Model(ModelError),
 }
 
 /// Everything that was found wrong with a document or a folder of them: at least one thing.

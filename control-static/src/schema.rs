@@ -6,7 +6,10 @@
 use std::borrow::Cow;
 
 use dataplane_core::model::{ServiceName, Weight};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::{
+    JsonSchema, Schema, SchemaGenerator, json_schema,
+    transform::{RecursiveTransform, Transform},
+};
 
 use crate::document::{BackendEntry, Document, PortEntry};
 
@@ -15,7 +18,17 @@ use crate::document::{BackendEntry, Document, PortEntry};
 /// The repository has it as a file too, `control-static/schema.json`: an editor with a YAML language server
 /// checks and completes a document that begins with `# yaml-language-server: $schema=schema.json`.
 pub fn schema() -> Schema {
-    schemars::schema_for!(Document)
+    let mut schema = schemars::schema_for!(Document);
+    RecursiveTransform(one_line_descriptions).transform(&mut schema);
+    schema
+}
+
+/// Comments are wrapped in the source; what an editor shows is not.
+fn one_line_descriptions(schema: &mut Schema) {
+    let Some(one_line) = schema.get("description").and_then(|text| Some(text.as_str()?.replace('\n', " "))) else {
+        return;
+    };
+    schema.insert("description".to_owned(), one_line.into());
 }
 
 /// Gives a type that stands for a value in the schema, and is written inline.
@@ -43,7 +56,7 @@ macro_rules! value {
 value!(
     /// Whether removals may be held back.
     RemovalsName,
-    { "enum": ["guarded", "confirmed"], "default": "guarded" }
+    { "enum": ["guarded", "confirmed"] }
 );
 value!(
     /// A service's name.
@@ -68,22 +81,22 @@ value!(
 value!(
     /// A protocol.
     ProtocolName,
-    { "enum": ["tcp", "udp"], "default": "tcp" }
+    { "enum": ["tcp", "udp"] }
 );
 value!(
     /// A backend's weight.
     WeightNumber,
-    { "type": "integer", "minimum": 0, "maximum": Weight::MAX.get(), "default": Weight::default().get() }
+    { "type": "integer", "minimum": 0, "maximum": Weight::MAX.get() }
 );
 value!(
     /// Whether a backend gets new connections.
     StateName,
-    { "enum": ["active", "draining"], "default": "active" }
+    { "enum": ["active", "draining"] }
 );
 value!(
     /// Where a backend is.
     LocalityName,
-    { "enum": ["remote", "local"], "default": "remote" }
+    { "enum": ["remote", "local"] }
 );
 value!(
     /// A backend's short form.

@@ -1,6 +1,10 @@
 //! Documents made to cost more than they weigh: each is refused, in time and memory in proportion to its size.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use control_static::{MAX_BYTES, Problem, parse};
 
@@ -96,4 +100,24 @@ fn size_and_number_are_bounded() {
     assert!(matches!(refused("a large file", &large), Problem::TooLarge { .. }));
     let many = format!("services: [{}]", "1,".repeat((1 << 22) + 1));
     assert!(matches!(refused("many values", &many), Problem::TooManyValues { .. }));
+}
+
+/// The seeds of the fuzz target are what their names say, so that they keep leading the fuzzer to both ends.
+#[test]
+fn seeds_are_what_their_names_say() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/yaml");
+    let mut seeds = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let result = control_static::parse_bytes(&fs::read(&path).unwrap(), &name);
+        match name.split('-').next() {
+            Some("good") => assert!(result.is_ok(), "{}", result.unwrap_err()),
+            Some("bad") => assert!(result.is_err(), "{name} was taken for {result:?}"),
+            // What a fuzzer has added.
+            _ => continue,
+        }
+        seeds += 1;
+    }
+    assert!(seeds >= 20, "{seeds}");
 }
