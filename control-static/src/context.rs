@@ -13,7 +13,12 @@ pub(crate) struct Context<'a> {
 impl Context<'_> {
     /// Notes that something is wrong.
     pub(crate) fn report(&mut self, at: Position, field: Path<'_>, problem: Problem) {
-        self.report_at_field(at, field.to_string(), problem);
+        // A field's path is written out only for an error that is kept.
+        if self.report.is_full() {
+            self.report.omit();
+        } else {
+            self.report_at_field(at, field.to_string(), problem);
+        }
     }
 
     /// Notes that something is wrong, and gives nothing: what a reader then returns.

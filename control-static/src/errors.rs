@@ -291,11 +291,21 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn push(&mut self, error: Error) {
-        if self.errors.len() < Errors::MOST {
-            self.errors.push(error);
+        if self.is_full() {
+            self.omit();
         } else {
-            self.omitted = self.omitted.saturating_add(1);
+            self.errors.push(error);
         }
+    }
+
+    /// Whether further errors are only counted.
+    pub(crate) fn is_full(&self) -> bool {
+        self.errors.len() >= Errors::MOST
+    }
+
+    /// Counts an error.
+    pub(crate) fn omit(&mut self) {
+        self.omitted = self.omitted.saturating_add(1);
     }
 
     /// The value, or what was wrong with it.

@@ -25,7 +25,8 @@ pub fn schema() -> Schema {
 
 /// Comments are wrapped in the source; what an editor shows is not.
 fn one_line_descriptions(schema: &mut Schema) {
-    let Some(one_line) = schema.get("description").and_then(|text| Some(text.as_str()?.replace('\n', " "))) else {
+    let Some(one_line) = schema.get("description").and_then(|text| Some(text.as_str()?.replace('\n', " ")))
+    else {
         return;
     };
     schema.insert("description".to_owned(), one_line.into());

@@ -40,7 +40,9 @@ fn schema_and_parser_know_the_same_fields() {
         let errors = control_static::parse(document, "x.yaml").unwrap_err();
         let field = if object.is_empty() { "x".to_owned() } else { format!("{object}.x") };
         let error = errors.iter().find(|error| error.field() == field).unwrap();
-        let control_static::Problem::UnknownField { expected, .. } = error.problem() else { panic!("{error}") };
+        let control_static::Problem::UnknownField { expected, .. } = error.problem() else {
+            panic!("{error}")
+        };
         assert_eq!(expected.iter().copied().collect::<BTreeSet<_>>(), in_schema, "{at}");
     }
 }
