@@ -34,6 +34,8 @@ pub enum Notice {
     Restored,
 }
 
+type OnNotice = Box<dyn FnMut(&Notice) + Send>;
+
 /// A control source that applies a file, or all documents of a folder, and each change of them.
 ///
 /// Each good state is one transaction: a full picture. A bad one changes nothing: what was applied last goes on
@@ -52,7 +54,7 @@ pub struct StaticSource {
     name: String,
     pace: Pace,
     status: StaticStatus,
-    on_notice: Option<Box<dyn FnMut(&Notice) + Send>>,
+    on_notice: Option<OnNotice>,
 }
 
 impl StaticSource {

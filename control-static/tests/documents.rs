@@ -1,5 +1,7 @@
 //! Good documents give exactly the services that they describe.
 
+#![allow(clippy::unwrap_used, reason = "tests, and the helpers of tests, may panic")]
+
 use std::{
     fmt::Write,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},

@@ -1,5 +1,7 @@
 //! Documents made to cost more than they weigh: each is refused, in time and memory in proportion to its size.
 
+#![allow(clippy::unwrap_used, reason = "tests, and the helpers of tests, may panic")]
+
 use std::{
     fs,
     path::Path,

@@ -1,5 +1,7 @@
 //! Documents with something wrong in them: each error has the place, the field's path and what was expected.
 
+#![allow(clippy::unwrap_used, reason = "tests, and the helpers of tests, may panic")]
+
 /// One malformed document and an error that it must give.
 struct Row {
     what: &'static str,

@@ -1,5 +1,7 @@
 //! The committed schema is the one that the code gives, and says what the parser does.
 
+#![allow(clippy::unwrap_used, reason = "tests, and the helpers of tests, may panic")]
+
 use std::{collections::BTreeSet, fs, path::Path};
 
 use serde_json::Value;

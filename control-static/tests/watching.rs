@@ -1,5 +1,7 @@
 //! A source over real files: what editors, programs and Kubernetes do to them is seen, and mistakes change nothing.
 
+#![allow(clippy::unwrap_used, reason = "tests, and the helpers of tests, may panic")]
+
 mod support;
 
 use std::{
