@@ -25,6 +25,7 @@ pub struct Builder {
     pub(crate) capacity: Capacity,
     pub(crate) timeouts: Timeouts,
     pub(crate) uplinks: Vec<Uplink>,
+    // Set by tests only: see `testing`.
     pub(crate) deterministic: bool,
     pub(crate) object: Option<Vec<u8>>,
     pub(crate) single_operations: bool,

@@ -142,7 +142,7 @@ impl EbpfDataplane {
     /// whether it takes frames from XDP now. Tables and [`warnings`](Self::warnings) follow.
     ///
     /// To be called now and then, and when an interface is known to have changed. Cost: a few system calls for each
-    /// uplink. Warnings about settings under /proc are those of the calling thread's network namespace.
+    /// uplink, from whatever network namespace.
     ///
     /// # Errors
     /// [`Error::InterfaceVanished`] for the first uplink that is gone; the others were looked at all the same.

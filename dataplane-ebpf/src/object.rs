@@ -21,7 +21,7 @@ use dataplane_core::{
 use crate::Error;
 
 /// The object that is embedded.
-static EMBEDDED: &[u8] = include_bytes_aligned!("../object/forebay.bpf.o");
+pub(crate) static EMBEDDED: &[u8] = include_bytes_aligned!("../object/forebay.bpf.o");
 
 /// A file that is loaded instead of the embedded object where this variable names one. For tests and CI, which build
 /// mutants and other versions; a program that people run has no reason to set it.
@@ -171,6 +171,15 @@ mod tests {
     #[test]
     fn the_committed_object_is_what_this_crate_was_built_for() {
         check(EMBEDDED).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    #[test]
+    fn the_committed_object_has_the_default_capacities() {
+        let object = Object::parse(EMBEDDED).unwrap();
+        for spec in MAPS {
+            let entries = object.maps[spec.name].max_entries();
+            assert_eq!(entries, (spec.entries)(&Capacity::default()), "{}", spec.name);
+        }
     }
 
     #[test]

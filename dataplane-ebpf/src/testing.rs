@@ -29,6 +29,25 @@ pub struct TestDataplane {
     plane: EbpfDataplane,
 }
 
+impl Builder {
+    /// Writes, removes and lists entries one by one, as on a kernel without batch commands.
+    pub fn without_batches(mut self) -> Self {
+        self.single_operations = true;
+        self
+    }
+
+    /// Loads this object instead of the embedded one.
+    pub fn object(mut self, bytes: Vec<u8>) -> Self {
+        self.object = Some(bytes);
+        self
+    }
+}
+
+/// The bytes of the embedded object.
+pub fn embedded_object() -> &'static [u8] {
+    crate::object::EMBEDDED
+}
+
 /// What a program did with a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
