@@ -5,6 +5,11 @@
 //! | module | holds |
 //! | --- | --- |
 //! | [`model`] | what an embedder says: services, frontends, backends, validated |
+//! | [`source`] | the contract of a control source: transactions, ownership, the initial-sync barrier |
+//! | [`state`] | desired state with revisions: the merge of all sources, who wins what, how far each object is |
+//! | [`compile`] | model to rows: places in the tables, and their words |
+//! | [`reconcile`] | desired against programmed: a pure plan, and its ordered, idempotent application |
+//! | [`control`] | the controller that joins these four, without a runtime |
 //! | [`tables`] | the seam: what a packet needs of tables, and what control needs |
 //! | [`abi`] | keys and values of the tables as bytes |
 //! | [`wire`] | headers as checked views |
@@ -18,6 +23,10 @@
 
 pub mod abi;
 #[cfg(feature = "std")]
+pub mod compile;
+#[cfg(feature = "std")]
+pub mod control;
+#[cfg(feature = "std")]
 pub mod memory;
 #[cfg(feature = "std")]
 pub mod model;
@@ -29,6 +38,14 @@ pub mod model;
     clippy::unreachable
 )]
 pub mod pipeline;
+#[cfg(feature = "std")]
+pub mod reconcile;
+#[cfg(feature = "std")]
+mod slab;
+#[cfg(feature = "std")]
+pub mod source;
+#[cfg(feature = "std")]
+pub mod state;
 pub mod tables;
 #[deny(
     clippy::arithmetic_side_effects,
@@ -38,3 +55,10 @@ pub mod tables;
     clippy::unreachable
 )]
 pub mod wire;
+
+#[cfg(feature = "std")]
+pub use control::{Controller, Running, WaitError};
+#[cfg(feature = "std")]
+pub use reconcile::NextWake;
+#[cfg(feature = "std")]
+pub use source::{ControlSource, Precedence, Revision, SourceHandle};

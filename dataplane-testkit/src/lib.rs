@@ -5,5 +5,6 @@
 //! | [`net`] | network namespaces joined by veth, sockets for scenarios, kernel counters, topologies |
 #![deny(unsafe_code)]
 
+pub mod fill;
 pub mod frames;
 pub mod net;

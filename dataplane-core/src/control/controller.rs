@@ -1,0 +1,254 @@
+//! The controller itself.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{
+    Applied, Running, RunningSource, WaitError,
+    signal::Signal,
+    wait::{Wakers, outcome},
+};
+use crate::{
+    reconcile::{Engine, NextWake, Settings, Usage},
+    source::{
+        Changes, CommitError, ControlSource, Inbox, OwnerName, Precedence, Revision, SourceHandle, StopToken,
+    },
+    state::{DesiredState, RegisterError, RemovalGuard, ServiceStatus},
+    tables::Store,
+};
+
+/// Takes what sources want and keeps the tables to it. Clones are the same controller.
+///
+/// It starts no thread and does no I/O but on the tables, and only in [`Controller::step`]. The tables must be empty of
+/// services, or hold only what this controller wrote.
+#[derive(Clone)]
+pub struct Controller {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// Tells a time that never goes back.
+pub(super) type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+pub(super) struct Shared {
+    pub desired: Mutex<DesiredState>,
+    pub engine: Mutex<Engine>,
+    pub finished: Condvar,
+    pub wakers: Wakers,
+    pub changed: Signal,
+    pub clock: Clock,
+}
+
+/// Settings of a controller.
+#[must_use]
+pub struct ControllerBuilder {
+    store: Arc<dyn Store>,
+    guard: RemovalGuard,
+    settings: Settings,
+    clock: Option<Clock>,
+}
+
+impl ControllerBuilder {
+    /// When so much is removed that it is held back until it is confirmed.
+    pub fn removal_guard(mut self, guard: RemovalGuard) -> Self {
+        self.guard = guard;
+        self
+    }
+
+    /// How long what was unlinked waits for more before a grace period is waited for: 100 ms by default. While it
+    /// waits it takes room in the tables; while the grace period lasts, changes wait.
+    pub fn grace_delay(mut self, delay: Duration) -> Self {
+        self.settings.grace_delay = delay;
+        self
+    }
+
+    /// How many services one step writes: 1024 by default, 1 at least.
+    pub fn services_per_step(mut self, services: usize) -> Self {
+        self.settings.services = services.max(1);
+        self
+    }
+
+    /// What time it is, since any beginning: for the guard against mass removal and for threads. By default the time
+    /// since the controller was made.
+    pub fn clock(mut self, clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Makes the controller.
+    pub fn build(self) -> Controller {
+        let Self { store, guard, settings, clock } = self;
+        let clock = clock.unwrap_or_else(|| {
+            let start = Instant::now();
+            Arc::new(move || start.elapsed())
+        });
+        Controller {
+            shared: Arc::new(Shared {
+                desired: Mutex::new(DesiredState::new(guard)),
+                engine: Mutex::new(Engine::new(store, settings)),
+                finished: Condvar::new(),
+                wakers: Wakers::default(),
+                changed: Signal::default(),
+                clock,
+            }),
+        }
+    }
+}
+
+impl Controller {
+    /// A controller of these tables, with the default settings.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self::builder(store).build()
+    }
+
+    /// A controller of these tables.
+    pub fn builder(store: Arc<dyn Store>) -> ControllerBuilder {
+        ControllerBuilder {
+            store,
+            guard: RemovalGuard::default(),
+            settings: Settings::default(),
+            clock: None,
+        }
+    }
+
+    /// Adds a source, or lets one of this name come back.
+    ///
+    /// # Errors
+    /// [`RegisterError::Taken`] while the handle of a source of this name lives.
+    pub fn register(&self, name: &str, precedence: Precedence) -> Result<SourceHandle, RegisterError> {
+        let owner = self.shared.desired.lock().register(name, precedence)?;
+        self.shared.changed.raise();
+        Ok(SourceHandle::new(owner, self.shared.clone()))
+    }
+
+    /// Registers a source and runs it on a thread of its own.
+    ///
+    /// # Errors
+    /// [`RegisterError::Taken`] while a source of this name is registered; [`RegisterError::Thread`].
+    pub fn run_source(
+        &self,
+        source: Box<dyn ControlSource>,
+        precedence: Precedence,
+    ) -> Result<RunningSource, RegisterError> {
+        let handle = self.register(source.name(), precedence)?;
+        RunningSource::start(source, handle, StopToken::new())
+            .map_err(|error| RegisterError::Thread { error: error.kind() })
+    }
+
+    /// Does a bounded amount of work: writes what was committed to the tables, up to 1024 services; then, where one is
+    /// due, waits for one grace period, and releases what was unlinked before it. `now` must never go back.
+    ///
+    /// Whoever waits for a revision is told before the grace period begins.
+    pub fn step(&self, now: Duration) -> NextWake {
+        let mut engine = self.shared.engine.lock();
+        let done = engine.program(&self.shared.desired, now);
+        if done.finished {
+            self.shared.finished.notify_all();
+            self.shared.wakers.wake(&self.shared.desired);
+        }
+        engine.release(&self.shared.desired, now);
+        engine.next_wake(&self.shared.desired)
+    }
+
+    /// Steps on one thread that sleeps until there is something to do. Dropping what this returns ends it.
+    ///
+    /// # Errors
+    /// Where the operating system gives no thread.
+    pub fn spawn(&self) -> std::io::Result<Running> {
+        Running::start(self.clone())
+    }
+
+    /// Waits until something was committed since this was called, but not for longer than `timeout`. For those who
+    /// step on a thread of their own.
+    pub fn wait_for_change(&self, timeout: Duration) {
+        self.shared.changed.wait(self.shared.changed.count(), Some(timeout));
+    }
+
+    /// The time on this controller's clock.
+    pub fn now(&self) -> Duration {
+        (self.shared.clock)()
+    }
+
+    /// Waits until everything that a commit changed is in the tables. Somebody else must step.
+    ///
+    /// # Errors
+    /// [`WaitError`].
+    pub fn wait_applied(&self, revision: Revision, timeout: Duration) -> Result<(), WaitError> {
+        let mut desired = self.shared.desired.lock();
+        self.shared.finished.wait_while_for(
+            &mut desired,
+            |desired| outcome(desired, revision).is_none(),
+            timeout,
+        );
+        outcome(&desired, revision).unwrap_or(Err(WaitError::Timeout { revision }))
+    }
+
+    /// The same as a future.
+    pub fn applied(&self, revision: Revision) -> Applied {
+        Applied::new(self.shared.clone(), revision)
+    }
+
+    /// Lets through what is held back of an owner, because it removes so much.
+    pub fn confirm(&self, owner: &OwnerName) -> Revision {
+        self.shared.confirm(owner)
+    }
+
+    /// The status of all services. Cost: linear in them.
+    pub fn status(&self) -> Vec<ServiceStatus> {
+        self.shared.desired.lock().status()
+    }
+
+    /// The status of one service.
+    pub fn status_of(&self, owner: &str, service: &str) -> Option<ServiceStatus> {
+        self.shared.desired.lock().status_of(owner, service)
+    }
+
+    /// How much of the tables is taken.
+    pub fn usage(&self) -> Usage {
+        self.shared.engine.lock().usage()
+    }
+}
+
+impl Inbox for Shared {
+    fn commit(&self, owner: &OwnerName, changes: Changes) -> Result<Revision, CommitError> {
+        let now = (self.clock)();
+        let revision = self.desired.lock().commit(owner, changes, now)?;
+        self.changed.raise();
+        Ok(revision)
+    }
+
+    fn synced(&self, owner: &OwnerName) -> Revision {
+        let now = (self.clock)();
+        let revision = self.desired.lock().synced(owner, now);
+        self.changed.raise();
+        revision
+    }
+
+    fn confirm(&self, owner: &OwnerName) -> Revision {
+        let revision = self.desired.lock().confirm(owner);
+        self.changed.raise();
+        revision
+    }
+
+    fn release(&self, owner: &OwnerName) {
+        self.desired.lock().release(owner);
+    }
+}
+
+impl fmt::Debug for Controller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Controller")
+            .field("revision", &self.shared.desired.lock().revision())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ControllerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ControllerBuilder").field("guard", &self.guard).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,334 @@
+//! One step after the other: take what changed, plan it, carry it out, and release what nobody sees any more.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+use super::{
+    Usage,
+    apply::{Job, apply},
+    backoff::Backoff,
+    ledger::Ledger,
+    limbo::{Limbo, Release},
+    plan,
+};
+use crate::{
+    compile::Rows,
+    model::IpFamily,
+    state::{DesiredState, Failure, Outcome, Refusal, ServiceId, Work},
+    tables::{Cause, Store, TableError},
+};
+
+/// When a [`step`](crate::Controller::step) is due again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NextWake {
+    /// At once: there is more to do.
+    Now,
+    /// At that time, or when something is committed.
+    At(Duration),
+    /// When something is committed.
+    OnChange,
+}
+
+/// How much a step does, and how long things wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// Services in one step.
+    pub services: usize,
+    /// Backends of the services in one step, times their weights; a step takes one service at least.
+    pub entries: usize,
+    /// How long what was unlinked waits for more, to share a grace period with it.
+    pub grace_delay: Duration,
+    pub backoff: Backoff,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let grace_delay = Duration::from_millis(100);
+        Self { services: 1024, entries: 1 << 18, grace_delay, backoff: Backoff::default() }
+    }
+}
+
+/// Things released in one step.
+const RELEASES: usize = 4096;
+
+/// Refused services tried again when something was released.
+const SECOND_CHANCES: usize = 64;
+
+/// The half of the controller that writes to the tables.
+pub(crate) struct Engine {
+    store: Arc<dyn Store>,
+    settings: Settings,
+    ledger: Ledger,
+    limbo: Limbo,
+    retries: Retries,
+    /// Those of `retries` that wait for room.
+    refused: BTreeSet<ServiceId>,
+}
+
+/// What a step has done.
+#[derive(Debug)]
+pub(crate) struct Done {
+    /// Whether somebody may wait for it.
+    pub finished: bool,
+    refused: bool,
+}
+
+impl Engine {
+    pub fn new(store: Arc<dyn Store>, settings: Settings) -> Self {
+        let ledger = Ledger::new(&*store);
+        let (limbo, retries, refused) = (Limbo::default(), Retries::default(), BTreeSet::new());
+        Self { store, settings, ledger, limbo, retries, refused }
+    }
+
+    pub fn usage(&self) -> Usage {
+        Usage { limbo: self.limbo.len() as u32, ..self.ledger.usage() }
+    }
+
+    /// Puts a bounded number of changed services into the tables.
+    pub fn program(&mut self, desired: &Mutex<DesiredState>, now: Duration) -> Done {
+        let batch = self.take(&mut desired.lock(), now);
+        let mut done = Done { finished: false, refused: false };
+        if batch.is_empty() {
+            return done;
+        }
+        let mut works: Vec<Option<Work>> = Vec::with_capacity(batch.len());
+        let mut jobs: Vec<Job> = Vec::with_capacity(batch.len());
+        for work in batch {
+            let id = work.id;
+            match self.ledger.prepare(id, work.service.as_deref(), &work.frontends, &work.gone) {
+                Ok((rows, footprint)) => {
+                    jobs.push(Job::new(id, plan(rows, &footprint)));
+                    works.push(Some(work));
+                }
+                Err(refusal) => {
+                    done.refused = true;
+                    let orphans = self.refuse(work, refusal, desired, now, &mut done);
+                    jobs.push(Job::new(id, orphans));
+                    works.push(None);
+                }
+            }
+        }
+        apply(&mut jobs, &mut self.ledger, &*self.store);
+
+        let mut desired = desired.lock();
+        for (job, work) in jobs.into_iter().zip(works) {
+            let Some(work) = work else {
+                continue;
+            };
+            let outcome = self.judge(&job, now);
+            done.finished |= desired.settle(work, outcome);
+        }
+        drop(desired);
+        for release in self.ledger.unlinked.drain(..) {
+            self.limbo.add(release, now);
+        }
+        if done.refused {
+            self.limbo.hurry();
+        }
+        done
+    }
+
+    /// Takes what changed, and what is to be tried again, all at one moment.
+    fn take(&mut self, desired: &mut DesiredState, now: Duration) -> Vec<Work> {
+        while let Some(id) = self.retries.due(now) {
+            desired.again(id);
+        }
+        let mut batch = Vec::new();
+        let mut entries = 0;
+        while batch.len() < self.settings.services && entries < self.settings.entries {
+            let Some(work) = desired.take() else {
+                break;
+            };
+            let backends = work.service.as_deref().map_or(&[][..], |service| service.backends());
+            entries += backends.iter().map(|backend| usize::from(backend.weight().get())).sum::<usize>();
+            batch.push(work);
+        }
+        batch
+    }
+
+    /// Tells that there is no room for a service. Returns how to take the frontends out that serve for a service that
+    /// is gone, and that nobody but the refused one claims: what they hold may be the room that it needs.
+    fn refuse(
+        &mut self,
+        work: Work,
+        refusal: Refusal,
+        desired: &Mutex<DesiredState>,
+        now: Duration,
+        done: &mut Done,
+    ) -> Vec<super::Op> {
+        let id = work.id;
+        let frontends = work.frontends.clone();
+        self.retries.failed(id, now, self.settings.backoff);
+        self.refused.insert(id);
+        tracing::warn!(service = %work.name, %refusal, "a service was refused");
+        let mut desired = desired.lock();
+        done.finished |= desired.settle(work, Outcome::Refused(refusal));
+        let still_won = desired.still_won(id, &frontends);
+        drop(desired);
+        plan(Rows::default(), &self.ledger.orphans(id, &still_won))
+    }
+
+    fn judge(&mut self, job: &Job, now: Duration) -> Outcome {
+        let Some(error) = job.error else {
+            self.retries.succeeded(job.id);
+            self.refused.remove(&job.id);
+            return Outcome::Applied;
+        };
+        let (attempts, retry_at) = self.retries.failed(job.id, now, self.settings.backoff);
+        if attempts == 1 {
+            tracing::warn!(%error, "a service could not be written to the tables; it will be tried again");
+        }
+        if matches!(error.cause, Cause::Full { .. }) {
+            self.refused.insert(job.id);
+            return Outcome::Refused(Refusal::Table(error));
+        }
+        Outcome::Failed(Failure { error, attempts, retry_at })
+    }
+
+    /// Waits for a grace period if one is due, and releases a bounded number of things whose grace period is over.
+    pub fn release(&mut self, desired: &Mutex<DesiredState>, now: Duration) {
+        let busy = desired.lock().has_work();
+        let delay = self.settings.grace_delay * if busy { 4 } else { 1 };
+        if self.limbo.grace_due(delay).is_some_and(|due| due <= now) {
+            match self.store.synchronize() {
+                Ok(()) => self.limbo.grace_was_given(),
+                Err(error) => {
+                    tracing::warn!(%error, "no grace period; what was unlinked is not reused yet");
+                    self.limbo.grace_was_refused(now, |attempts| self.settings.backoff.after(attempts));
+                }
+            }
+        }
+        if self.limbo.retry_due().is_some_and(|due| due <= now) {
+            self.limbo.retry();
+        }
+        let mut budget = RELEASES;
+        let mut freed = false;
+        while budget > 0
+            && let Some(release) = self.limbo.next()
+        {
+            let (cost, frees) = self.release_one(release, now);
+            budget = budget.saturating_sub(cost);
+            freed |= frees;
+        }
+        if freed {
+            let mut desired = desired.lock();
+            for _ in 0..SECOND_CHANCES {
+                let Some(id) = self.refused.pop_first() else {
+                    break;
+                };
+                desired.again(id);
+            }
+        }
+    }
+
+    /// Releases one thing; tells how many that were, and whether room became free.
+    fn release_one(&mut self, release: Release, now: Duration) -> (usize, bool) {
+        match release {
+            Release::List(list) => {
+                let mut unheld = Vec::new();
+                let held = self.ledger.free_list(list, |family, index| unheld.push((family, index)));
+                for (family, index) in unheld {
+                    self.clear_generation(family, index, now);
+                }
+                (held + 1, true)
+            }
+            Release::Holder(family, index) => {
+                if self.ledger.let_go(family, index) {
+                    self.clear_generation(family, index, now);
+                }
+                (1, false)
+            }
+            Release::Generation(family, index) => {
+                self.clear_generation(family, index, now);
+                (1, false)
+            }
+            Release::FrontendIndex(index) => {
+                let cleared = self.store.counters().clear_service(index);
+                let frees = self.succeeded(cleared, release, now);
+                if frees {
+                    self.ledger.free_frontend_index(index);
+                }
+                (1, frees)
+            }
+            Release::BackendIndex(family, index) => {
+                self.ledger.free_backend_index(family, index);
+                (1, true)
+            }
+        }
+    }
+
+    /// Clears the generation of a backend that nobody holds. A packet may have read it a moment ago and be reading the
+    /// rest: only after another grace period its place is free.
+    fn clear_generation(&mut self, family: IpFamily, index: u32, now: Duration) {
+        let table = match family {
+            IpFamily::V4 => self.store.backends_v4(),
+            IpFamily::V6 => self.store.backends_v6(),
+        };
+        let cleared = table.store(index, &[0]);
+        if self.succeeded(cleared, Release::Generation(family, index), now) {
+            self.limbo.add(Release::BackendIndex(family, index), now);
+        }
+    }
+
+    fn succeeded(&mut self, result: Result<(), TableError>, release: Release, now: Duration) -> bool {
+        match result {
+            Ok(()) => {
+                self.limbo.released();
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a release failed; it will be tried again");
+                self.limbo.failed(release, now, |attempts| self.settings.backoff.after(attempts));
+                false
+            }
+        }
+    }
+
+    /// When there is something to do again.
+    pub fn next_wake(&self, desired: &Mutex<DesiredState>) -> NextWake {
+        if self.limbo.has_next() || desired.lock().has_work() {
+            return NextWake::Now;
+        }
+        let times =
+            [self.retries.next(), self.limbo.grace_due(self.settings.grace_delay), self.limbo.retry_due()];
+        times.into_iter().flatten().min().map_or(NextWake::OnChange, NextWake::At)
+    }
+}
+
+/// Services that are to be tried again.
+#[derive(Debug, Default)]
+struct Retries {
+    due: BTreeSet<(Duration, ServiceId)>,
+    of: HashMap<ServiceId, (u32, Duration)>,
+}
+
+impl Retries {
+    fn failed(&mut self, id: ServiceId, now: Duration, backoff: Backoff) -> (u32, Duration) {
+        let (attempts, due) = self.of.entry(id).or_default();
+        self.due.remove(&(*due, id));
+        *attempts = attempts.saturating_add(1);
+        *due = now + backoff.after(*attempts);
+        self.due.insert((*due, id));
+        (*attempts, *due)
+    }
+
+    fn succeeded(&mut self, id: ServiceId) {
+        if let Some((_, due)) = self.of.remove(&id) {
+            self.due.remove(&(due, id));
+        }
+    }
+
+    /// A service whose time has come.
+    fn due(&mut self, now: Duration) -> Option<ServiceId> {
+        let &(due, id) = self.due.first().filter(|(due, _)| *due <= now)?;
+        self.due.remove(&(due, id));
+        Some(id)
+    }
+
+    fn next(&self) -> Option<Duration> {
+        self.due.first().map(|&(due, _)| due)
+    }
+}

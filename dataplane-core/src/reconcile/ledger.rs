@@ -1,0 +1,506 @@
+//! What may stand in the tables, and what is free there.
+
+use hashbrown::HashMap;
+
+use super::{Footprint, FrontendFootprint, Presence, Word, limbo::Release};
+use crate::{
+    abi::{BackendRef, SLOT_LINE_WORDS, map},
+    compile::{BackendRow, Backends, FrontendRow, Indexes, Lines, ListRow, Rows, shares},
+    model::{Frontend, IpFamily, Service},
+    slab::Slab,
+    state::{Refusal, ServiceId},
+    tables::Store,
+};
+
+/// How much of the tables is taken, by what serves and by what waits for a grace period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Frontends that stand in the hash tables, or may.
+    pub frontends: u32,
+    /// Indexes of frontends.
+    pub frontend_indexes: u32,
+    /// Lists of backends.
+    pub lists: u32,
+    /// Lines of the slot table.
+    pub lines: u32,
+    /// Holes between them, and the free room behind them.
+    pub holes: u32,
+    /// IPv4 backends.
+    pub backends_v4: u32,
+    /// IPv6 backends.
+    pub backends_v6: u32,
+    /// Things that wait for a grace period or for their release.
+    pub limbo: u32,
+}
+
+/// What may stand in the tables. Every write is noted before it is tried and again when it succeeded.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    backends_v4: Backends,
+    backends_v6: Backends,
+    lines: Lines,
+    indexes: Indexes,
+    frontends: HashMap<Frontend, Standing>,
+    listed_v4: Room,
+    listed_v6: Room,
+    lists: Slab<List>,
+    /// The current list of each service.
+    services: Vec<Option<u32>>,
+    /// What lost its last holder since this was last taken.
+    pub unlinked: Vec<Release>,
+    /// Scratch.
+    held: Vec<Held>,
+}
+
+/// Entries of a hash table.
+#[derive(Debug)]
+struct Room {
+    table: &'static str,
+    taken: u32,
+    capacity: u32,
+}
+
+/// A frontend that may stand in the tables.
+#[derive(Debug)]
+struct Standing {
+    index: u32,
+    /// The service that was last to have it.
+    holder: ServiceId,
+    listed: Presence,
+    word: Pointer,
+}
+
+/// The lists that a word may point to. Each counts it as one user.
+#[derive(Debug, Default)]
+enum Pointer {
+    #[default]
+    Clear,
+    Sure(u32),
+    Unsure(Vec<u32>),
+}
+
+/// A list in the slot table.
+#[derive(Debug)]
+struct List {
+    family: IpFamily,
+    base: u32,
+    lines: u32,
+    /// Words that may point to it, and the service whose current list it is.
+    users: u32,
+    written: bool,
+    /// By rising index. Those that stand in the list no times, too.
+    held: Box<[Held]>,
+}
+
+/// A backend that a list holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Held {
+    index: u32,
+    times: u16,
+}
+
+impl Ledger {
+    /// Nothing stands in the tables.
+    pub fn new(store: &dyn Store) -> Self {
+        let listed = |table, capacity| Room { table, taken: 0, capacity };
+        Self {
+            backends_v4: Backends::new(IpFamily::V4, map::BACKENDS_V4, store.backends_v4().capacity()),
+            backends_v6: Backends::new(IpFamily::V6, map::BACKENDS_V6, store.backends_v6().capacity()),
+            lines: Lines::new(store.slots().capacity() / SLOT_LINE_WORDS),
+            indexes: Indexes::new(store.service_words().capacity()),
+            frontends: HashMap::new(),
+            listed_v4: listed(map::SERVICES_V4, store.services_v4().capacity()),
+            listed_v6: listed(map::SERVICES_V6, store.services_v6().capacity()),
+            lists: Slab::default(),
+            services: Vec::new(),
+            unlinked: Vec::new(),
+            held: Vec::new(),
+        }
+    }
+
+    pub fn usage(&self) -> Usage {
+        Usage {
+            frontends: self.frontends.len() as u32,
+            frontend_indexes: self.indexes.taken(),
+            lists: self.lists.len() as u32,
+            lines: self.lines.capacity() - self.lines.free(),
+            holes: self.lines.holes() as u32,
+            backends_v4: self.backends_v4.taken(),
+            backends_v6: self.backends_v6.taken(),
+            limbo: 0,
+        }
+    }
+
+    /// Finds room for a service as it is to be, and tells what it is to be in the tables and what may stand there.
+    /// `gone` are frontends that nobody is to have.
+    ///
+    /// # Errors
+    /// [`Refusal`]: there is no room, and nothing has changed.
+    pub fn prepare(
+        &mut self,
+        id: ServiceId,
+        service: Option<&Service>,
+        frontends: &[Frontend],
+        gone: &[Frontend],
+    ) -> Result<(Rows, Footprint), Refusal> {
+        let Some(service) = service.filter(|_| !frontends.is_empty()) else {
+            self.set_current(id, None);
+            return Ok((Rows::default(), self.footprint(None, &[], gone)));
+        };
+        self.check_frontends(service.family(), frontends)?;
+        let list = self.find_list(id, service)?;
+        let mut rows = Vec::with_capacity(frontends.len());
+        for frontend in frontends {
+            // There is room: it was checked before anything was changed.
+            rows.extend(self.stand(id, frontend).map(|index| FrontendRow { frontend: *frontend, index }));
+        }
+        let footprint = self.footprint(Some(list), &rows, gone);
+        Ok((self.rows(list, rows), footprint))
+    }
+
+    /// What may stand of frontends that nobody can have, because who won them was refused.
+    pub fn orphans(&self, refused: ServiceId, frontends: &[Frontend]) -> Footprint {
+        let of_others: Vec<Frontend> = frontends
+            .iter()
+            .filter(|frontend| self.frontends.get(*frontend).is_some_and(|found| found.holder != refused))
+            .copied()
+            .collect();
+        self.footprint(None, &[], &of_others)
+    }
+
+    fn check_frontends(&self, family: IpFamily, frontends: &[Frontend]) -> Result<(), Refusal> {
+        let new = frontends.iter().filter(|frontend| !self.frontends.contains_key(*frontend)).count() as u32;
+        let room = match family {
+            IpFamily::V4 => &self.listed_v4,
+            IpFamily::V6 => &self.listed_v6,
+        };
+        let free = room.capacity.saturating_sub(room.taken);
+        if new > free {
+            return Err(Refusal::NoRoom { table: room.table, needed: new, free, capacity: room.capacity });
+        }
+        let free = self.indexes.free();
+        if new > free {
+            let capacity = self.indexes.capacity();
+            return Err(Refusal::NoRoom { table: map::SERVICE_WORDS, needed: new, free, capacity });
+        }
+        Ok(())
+    }
+
+    /// The list of a service as it is to be: the current one where its entries are the same, else a new one.
+    fn find_list(&mut self, id: ServiceId, service: &Service) -> Result<u32, Refusal> {
+        let family = service.family();
+        let mut held = std::mem::take(&mut self.held);
+        held.clear();
+        let found = self.hold_all(family, service, &mut held).and_then(|()| {
+            let current = self.services.get(id.0 as usize).copied().flatten();
+            let current = current.filter(|&list| self.has_entries(list, family, &held));
+            match current {
+                Some(list) => {
+                    self.rehold(list, &held);
+                    Ok(list)
+                }
+                None => self.new_list(id, family, &held),
+            }
+        });
+        if found.is_err() {
+            let pool = self.backends(family);
+            for Held { index, .. } in held.drain(..) {
+                // Nobody wrote a backend yet that only this attempt held.
+                if pool.let_go(index) && pool.retire(index) {
+                    pool.give_back(index);
+                }
+            }
+        }
+        self.held = held;
+        found
+    }
+
+    fn hold_all(&mut self, family: IpFamily, service: &Service, held: &mut Vec<Held>) -> Result<(), Refusal> {
+        let pool = self.backends(family);
+        for share in shares(service) {
+            held.push(Held { index: pool.hold(share.backend)?, times: share.times });
+        }
+        held.sort_unstable_by_key(|held| held.index);
+        Ok(())
+    }
+
+    /// Whether a list has these entries.
+    fn has_entries(&self, list: u32, family: IpFamily, held: &[Held]) -> bool {
+        self.lists.get(list).is_some_and(|list| {
+            let entries =
+                |held: &'_ [Held]| held.iter().filter(|held| held.times > 0).copied().collect::<Vec<_>>();
+            list.family == family && (&*list.held == held || entries(&list.held) == entries(held))
+        })
+    }
+
+    /// Lets a list hold other backends that take no new flows.
+    fn rehold(&mut self, list: u32, held: &[Held]) {
+        let Some(list) = self.lists.get_mut(list) else {
+            return;
+        };
+        let family = list.family;
+        let old = if &*list.held == held {
+            held.to_vec()
+        } else {
+            std::mem::replace(&mut list.held, held.into()).into_vec()
+        };
+        for Held { index, .. } in old {
+            if held.binary_search_by_key(&index, |held| held.index).is_ok() {
+                self.backends(family).let_go(index);
+            } else {
+                self.unlinked.push(Release::Holder(family, index));
+            }
+        }
+    }
+
+    fn new_list(&mut self, id: ServiceId, family: IpFamily, held: &[Held]) -> Result<u32, Refusal> {
+        let entries: u32 = held.iter().map(|held| u32::from(held.times)).sum();
+        let lines = ListRow::lines(entries);
+        let Some(base) = self.lines.take(lines) else {
+            let words = |lines: u32| lines.saturating_mul(SLOT_LINE_WORDS);
+            return Err(Refusal::NoRoom {
+                table: map::SLOTS,
+                needed: words(lines),
+                free: words(self.lines.free()),
+                capacity: words(self.lines.capacity()),
+            });
+        };
+        let list = List { family, base, lines, users: 0, written: false, held: held.into() };
+        let list = self.lists.insert(list);
+        self.set_current(id, Some(list));
+        Ok(list)
+    }
+
+    /// The index of a frontend that is to stand; a new one where it does not stand yet.
+    fn stand(&mut self, id: ServiceId, frontend: &Frontend) -> Option<u32> {
+        if let Some(standing) = self.frontends.get_mut(frontend) {
+            standing.holder = id;
+            return Some(standing.index);
+        }
+        let index = self.indexes.take()?;
+        self.room(frontend).taken += 1;
+        let standing = Standing { index, holder: id, listed: Presence::Absent, word: Pointer::Clear };
+        self.frontends.insert(*frontend, standing);
+        Some(index)
+    }
+
+    fn rows(&self, list: u32, frontends: Vec<FrontendRow>) -> Rows {
+        let Some(list) = self.lists.get(list) else {
+            return Rows::default();
+        };
+        let pool = self.backends_of(list.family);
+        let backends: Vec<BackendRow> = list.held.iter().map(|held| pool.row(held.index)).collect();
+        let entries: usize = list.held.iter().map(|held| usize::from(held.times)).sum();
+        let mut references: Vec<BackendRef> = Vec::with_capacity(entries);
+        for (row, held) in backends.iter().zip(&list.held) {
+            references.extend(std::iter::repeat_n(row.reference(), held.times.into()));
+        }
+        let list = ListRow { base: list.base, entries: references.into() };
+        Rows { backends, list: Some(list), frontends }
+    }
+
+    fn footprint(&self, list: Option<u32>, rows: &[FrontendRow], gone: &[Frontend]) -> Footprint {
+        let list = list.and_then(|list| self.lists.get(list));
+        let mut backends = Vec::new();
+        if let Some(list) = list {
+            let pool = self.backends_of(list.family);
+            backends.extend(list.held.iter().map(|held| held.index).filter(|&index| pool.is_written(index)));
+        }
+        let mut frontends: Vec<FrontendFootprint> = Vec::with_capacity(rows.len() + gone.len());
+        for frontend in rows.iter().map(|row| &row.frontend).chain(gone) {
+            let Some(standing) = self.frontends.get(frontend) else {
+                continue;
+            };
+            let word = match &standing.word {
+                Pointer::Clear => Word::Clear,
+                Pointer::Sure(list) => {
+                    self.lists.get(*list).map_or(Word::Unsure, |list| Word::List(list.base))
+                }
+                Pointer::Unsure(_) => Word::Unsure,
+            };
+            let row = FrontendRow { frontend: *frontend, index: standing.index };
+            frontends.push(FrontendFootprint { row, listed: standing.listed, word });
+        }
+        frontends.sort_unstable_by_key(|found| found.row.index);
+        let list = list.filter(|list| list.written).map(|list| list.base);
+        Footprint { backends, list, frontends }
+    }
+
+    /// Makes a list the current one of a service.
+    fn set_current(&mut self, id: ServiceId, list: Option<u32>) {
+        let place = id.0 as usize;
+        if self.services.len() <= place {
+            if list.is_none() {
+                return;
+            }
+            self.services.resize(place + 1, None);
+        }
+        let old = std::mem::replace(&mut self.services[place], list);
+        if let Some(list) = list {
+            self.use_list(list);
+        }
+        if let Some(old) = old {
+            self.leave_list(old);
+        }
+    }
+
+    fn use_list(&mut self, list: u32) {
+        if let Some(list) = self.lists.get_mut(list) {
+            list.users += 1;
+        }
+    }
+
+    fn leave_list(&mut self, id: u32) {
+        if let Some(list) = self.lists.get_mut(id) {
+            list.users -= 1;
+            if list.users == 0 {
+                self.unlinked.push(Release::List(id));
+            }
+        }
+    }
+
+    pub fn is_written(&self, row: &BackendRow) -> bool {
+        self.backends_of(row.family).is_written(row.index)
+    }
+
+    pub fn backend_was_written(&mut self, row: &BackendRow) {
+        self.backends(row.family).set_written(row.index);
+    }
+
+    pub fn list_was_written(&mut self, id: ServiceId) {
+        if let Some(list) = self.current(id).and_then(|list| self.lists.get_mut(list)) {
+            list.written = true;
+        }
+    }
+
+    /// The frontend's word is about to be pointed to the current list of a service.
+    pub fn word_may_be_set(&mut self, frontend: &Frontend, id: ServiceId) {
+        let Some(list) = self.current(id) else {
+            return;
+        };
+        let Some(standing) = self.frontends.get_mut(frontend) else {
+            return;
+        };
+        let mut lists = match std::mem::take(&mut standing.word) {
+            Pointer::Clear => Vec::new(),
+            Pointer::Sure(list) => vec![list],
+            Pointer::Unsure(lists) => lists,
+        };
+        let new = !lists.contains(&list);
+        if new {
+            lists.push(list);
+        }
+        standing.word = Pointer::Unsure(lists);
+        if new {
+            self.use_list(list);
+        }
+    }
+
+    pub fn word_was_set(&mut self, frontend: &Frontend, id: ServiceId) {
+        let current = self.current(id);
+        self.set_pointer(frontend, current.map_or(Pointer::Clear, Pointer::Sure), current);
+    }
+
+    pub fn word_may_be_cleared(&mut self, frontend: &Frontend) {
+        if let Some(standing) = self.frontends.get_mut(frontend)
+            && let Pointer::Sure(list) = standing.word
+        {
+            standing.word = Pointer::Unsure(vec![list]);
+        }
+    }
+
+    pub fn word_was_cleared(&mut self, frontend: &Frontend) {
+        self.set_pointer(frontend, Pointer::Clear, None);
+        self.forget_if_gone(frontend);
+    }
+
+    fn set_pointer(&mut self, frontend: &Frontend, pointer: Pointer, keeps: Option<u32>) {
+        let Some(standing) = self.frontends.get_mut(frontend) else {
+            return;
+        };
+        match std::mem::replace(&mut standing.word, pointer) {
+            Pointer::Clear => {}
+            Pointer::Sure(old) if Some(old) == keeps => {}
+            Pointer::Sure(old) => self.leave_list(old),
+            Pointer::Unsure(lists) => {
+                for old in lists.into_iter().filter(|&old| Some(old) != keeps) {
+                    self.leave_list(old);
+                }
+            }
+        }
+    }
+
+    pub fn listing_is(&mut self, frontend: &Frontend, listed: Presence) {
+        if let Some(standing) = self.frontends.get_mut(frontend) {
+            standing.listed = listed;
+        }
+        if listed == Presence::Absent {
+            self.forget_if_gone(frontend);
+        }
+    }
+
+    fn forget_if_gone(&mut self, frontend: &Frontend) {
+        if let Some(standing) = self.frontends.get(frontend)
+            && standing.listed == Presence::Absent
+            && matches!(standing.word, Pointer::Clear)
+        {
+            self.unlinked.push(Release::FrontendIndex(standing.index));
+            self.frontends.remove(frontend);
+            self.room(frontend).taken -= 1;
+        }
+    }
+
+    /// Frees a list after its grace period; what it held it holds no more. Returns how many that were.
+    pub fn free_list(&mut self, list: u32, mut unheld: impl FnMut(IpFamily, u32)) -> usize {
+        let Some(List { family, base, lines, held, .. }) = self.lists.remove(list) else {
+            return 0;
+        };
+        self.lines.give_back(base, lines);
+        for Held { index, .. } in &held {
+            if self.let_go(family, *index) {
+                unheld(family, *index);
+            }
+        }
+        held.len()
+    }
+
+    /// Counts one holder of a backend less; tells whether it was the last, so that its generation must be cleared.
+    pub fn let_go(&mut self, family: IpFamily, index: u32) -> bool {
+        let pool = self.backends(family);
+        pool.let_go(index) && pool.retire(index)
+    }
+
+    pub fn free_frontend_index(&mut self, index: u32) {
+        self.indexes.give_back(index);
+    }
+
+    pub fn free_backend_index(&mut self, family: IpFamily, index: u32) {
+        self.backends(family).give_back(index);
+    }
+
+    fn current(&self, id: ServiceId) -> Option<u32> {
+        self.services.get(id.0 as usize).copied().flatten()
+    }
+
+    fn backends(&mut self, family: IpFamily) -> &mut Backends {
+        match family {
+            IpFamily::V4 => &mut self.backends_v4,
+            IpFamily::V6 => &mut self.backends_v6,
+        }
+    }
+
+    fn backends_of(&self, family: IpFamily) -> &Backends {
+        match family {
+            IpFamily::V4 => &self.backends_v4,
+            IpFamily::V6 => &self.backends_v6,
+        }
+    }
+
+    fn room(&mut self, frontend: &Frontend) -> &mut Room {
+        match frontend.family() {
+            IpFamily::V4 => &mut self.listed_v4,
+            IpFamily::V6 => &mut self.listed_v6,
+        }
+    }
+}
