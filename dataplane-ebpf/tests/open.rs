@@ -265,6 +265,7 @@ fn automatic_choice_says_that_a_driver_has_no_xdp() {
         matches!(&attachment.xdp, XdpAttachment::Off(XdpOff::NoDriverSupport { driver }) if driver.as_deref() == Some("bridge")),
         "{attachment:?}"
     );
+    drop(plane);
     match host.open(small().uplink(Uplink::named("br0").xdp(XdpMode::Native))) {
         Err(error @ Error::Attach { .. }) => {
             assert_eq!(error.errno(), Some(libc::EOPNOTSUPP));
@@ -458,6 +459,7 @@ fn the_host_is_looked_at() {
     host.host.sysctl("net/ipv4/conf/uplink/forwarding", "1").unwrap();
     plane.refresh().unwrap();
     assert_eq!(plane.warnings(), []);
+    drop(plane);
 
     host.host.sysctl("net/ipv6/conf/uplink/forwarding", "0").unwrap();
     host.host.sysctl("net/ipv6/conf/uplink/disable_ipv6", "1").unwrap();
