@@ -1,6 +1,6 @@
 //! What a document says to services of the model: families are told apart, nothing stands twice.
 
-use std::{collections::HashMap, hash::Hash};
+use std::{collections::HashMap, hash::Hash, net::IpAddr};
 
 use dataplane_core::model::{Backend, Frontend, IpFamily, Protocol, Service};
 
@@ -26,6 +26,14 @@ pub(crate) fn document(document: &Document, gathering: &mut Gathering, context: 
     }
 }
 
+/// A frontend, and the address that it was made of.
+#[derive(Clone, Copy)]
+pub(crate) struct Claim<'p> {
+    pub(crate) frontend: Frontend,
+    pub(crate) at: Position,
+    pub(crate) field: Path<'p>,
+}
+
 /// Adds a service, or its two halves. Gives nothing where something is wrong.
 fn service(
     entry: &ServiceEntry,
@@ -33,97 +41,108 @@ fn service(
     gathering: &mut Gathering,
     context: &mut Context<'_>,
 ) -> Option<()> {
-    let name = &entry.name.value;
+    let (address, addresses) = (at.field("address"), at.field("addresses"));
+    let one = entry.address.iter().map(|located| (located.at, located.value, address));
+    let several = entry.addresses.iter().flatten();
+    let several = several.map(|item| (item.at, item.value, addresses.item(item.index)));
+    let addresses: Vec<_> = one.chain(several).collect();
+
     // Everything is looked at before the first `?`, so that one pass finds all that is wrong.
-    let frontends = frontends(entry, at, gathering, context);
+    let claims = claims(entry, &addresses, at, gathering, context);
     let backends = backends(&entry.backends, at.field("backends"), context);
-    let (frontends, backends) = (frontends?, backends?);
+    let (claims, backends) = (claims?, backends?);
 
-    let has_address = |family| frontends.iter().any(|(frontend, _)| frontend.family() == family);
-    let has_backend = |family| backends.iter().any(|backend| backend.family() == family);
-    let mut matching = true;
-    for (item, backend) in entry.backends.iter().zip(&backends) {
-        let family = backend.family();
-        if !has_address(family) {
-            let list = at.field("backends");
-            context.report(item.at, list.item(item.index), Problem::NoAddressOfFamily { family });
-            matching = false;
-        }
-    }
-    for family in [IpFamily::V4, IpFamily::V6] {
-        let first = frontends.iter().find(|(frontend, _)| frontend.family() == family);
-        if let Some((_, position)) = first
-            && !backends.is_empty()
-            && !has_backend(family)
-            && matching
-        {
-            context.report(*position, at, Problem::NoBackendOfFamily { family });
-            matching = false;
-        }
-    }
-    if !matching {
-        return None;
-    }
+    let halves = [IpFamily::V4, IpFamily::V6].map(|family| Half {
+        family,
+        claims: claims.iter().filter(|claim| claim.frontend.family() == family).copied().collect(),
+        backends: backends.iter().filter(|backend| backend.family() == family).copied().collect(),
+    });
+    check_families(entry, at, &halves, context)?;
 
-    let dual_stack = has_address(IpFamily::V4) && has_address(IpFamily::V6);
-    for family in [IpFamily::V4, IpFamily::V6] {
-        if !has_address(family) {
-            continue;
-        }
-        let model_name = match family {
-            IpFamily::V6 if dual_stack => format!("{name}{IPV6_SUFFIX}"),
-            _ => name.as_str().to_owned(),
+    let dual_stack = halves.iter().all(|half| !half.claims.is_empty());
+    for Half { family, claims, backends } in halves.into_iter().filter(|half| !half.claims.is_empty()) {
+        let name = match family {
+            IpFamily::V6 if dual_stack => format!("{}{IPV6_SUFFIX}", entry.name.value),
+            _ => entry.name.value.to_string(),
         };
-        let half: Vec<_> =
-            frontends.iter().filter(|(frontend, _)| frontend.family() == family).copied().collect();
-        let built = Service::builder(&model_name)
-            .frontends(half.iter().map(|(frontend, _)| *frontend))
-            .backends(backends.iter().filter(|backend| backend.family() == family).copied())
-            .build();
-        match built {
-            Ok(service) => gathering.add(service, entry.name.at, &half, at, context),
+        let frontends = claims.iter().map(|claim| claim.frontend);
+        match Service::builder(&name).frontends(frontends).backends(backends).build() {
+            Ok(service) => gathering.add(service, entry.name.at, &claims, at, context),
             Err(error) => context.report(entry.name.at, at, Problem::Model(error)),
         }
     }
     Some(())
 }
 
-/// Each address with each port, and where the address stands.
-fn frontends(
+/// What a service has in one family.
+struct Half<'p> {
+    family: IpFamily,
+    claims: Vec<Claim<'p>>,
+    backends: Vec<Backend>,
+}
+
+/// Whether each family that has one of addresses and backends has both. No backend at all is well.
+fn check_families(
     entry: &ServiceEntry,
     at: Path<'_>,
-    gathering: &Gathering,
+    halves: &[Half<'_>],
     context: &mut Context<'_>,
-) -> Option<Vec<(Frontend, Position)>> {
-    let list = at.field("addresses");
-    let one = entry.address.iter().map(|located| (located.at, located.value, at.field("address")));
-    let many = entry.addresses.iter().flatten().map(|item| (item.at, item.value, list.item(item.index)));
-    let addresses: Vec<_> = one.chain(many).collect();
+) -> Option<()> {
+    let list = at.field("backends");
+    for Half { family, claims, backends } in halves {
+        if claims.is_empty() && !backends.is_empty() {
+            let strangers = entry.backends.iter();
+            for item in strangers.filter(|item| IpFamily::of(item.value.address.value) == *family) {
+                let problem = Problem::NoAddressOfFamily { family: *family };
+                context.report(item.at, list.item(item.index), problem);
+            }
+            return None;
+        }
+    }
+    for Half { family, claims, backends } in halves {
+        if let Some(first) = claims.first()
+            && backends.is_empty()
+            && !entry.backends.is_empty()
+        {
+            return context.refuse(first.at, first.field, Problem::NoBackendOfFamily { family: *family });
+        }
+    }
+    Some(())
+}
 
-    let list = at.field("ports");
+/// Each address with each port.
+fn claims<'p>(
+    entry: &ServiceEntry,
+    addresses: &[(Position, IpAddr, Path<'p>)],
+    at: Path<'_>,
+    gathering: &mut Gathering,
+    context: &mut Context<'_>,
+) -> Option<Vec<Claim<'p>>> {
+    let (port, ports) = (at.field("port"), at.field("ports"));
     let one = entry.port.iter().map(|located| {
         let protocol = entry.protocol.map(|protocol| protocol.value);
-        (located.at, PortEntry { port: located.value, protocol }, at.field("port"))
+        (located.at, PortEntry { port: located.value, protocol }, port)
     });
-    let many = entry.ports.iter().flatten().map(|item| (item.at, item.value, list.item(item.index)));
+    let several = entry.ports.iter().flatten().map(|item| (item.at, item.value, ports.item(item.index)));
     let ports: Vec<_> =
-        one.chain(many).map(|(at, port, path)| (at, (port.port, protocol(&port)), path)).collect();
+        one.chain(several).map(|(at, port, path)| (at, (port.port, protocol(&port)), path)).collect();
 
-    let unique = only_once(&addresses, |address| format!("address {address}"), "", context)
+    let unique = only_once(addresses, |address| format!("address {address}"), "", context)
         & only_once(&ports, |(port, protocol)| format!("port {port}/{protocol}"), "", context);
-    if addresses.len().saturating_mul(ports.len()) > gathering.room_for_frontends() {
+    let count = addresses.len().saturating_mul(ports.len());
+    if !gathering.make_room(count) {
         let problem = Problem::TooManyFrontends { most: Gathering::MAX_FRONTENDS };
         return context.refuse(entry.name.at, at, problem);
     }
 
-    let mut frontends = Vec::with_capacity(addresses.len() * ports.len());
+    let mut claims = Vec::with_capacity(count);
     let mut valid = unique;
-    for (position, address, path) in &addresses {
+    for (at, address, field) in addresses {
         for (_, (port, protocol), _) in &ports {
             match Frontend::new(*address, port.get(), *protocol) {
-                Ok(frontend) => frontends.push((frontend, *position)),
+                Ok(frontend) => claims.push(Claim { frontend, at: *at, field: *field }),
                 Err(error) => {
-                    context.report(*position, *path, Problem::Model(error));
+                    context.report(*at, *field, Problem::Model(error));
                     valid = false;
                     // The address is at fault, with whichever port.
                     break;
@@ -131,7 +150,7 @@ fn frontends(
             }
         }
     }
-    valid.then_some(frontends)
+    valid.then_some(claims)
 }
 
 fn protocol(port: &PortEntry) -> Protocol {
@@ -152,7 +171,13 @@ fn backends(entries: &[Item<BackendEntry>], at: Path<'_>, context: &mut Context<
                         .with_locality(entry.locality.unwrap_or_default()),
                 );
             }
-            Err(error) => context.report(entry.address.at, at.item(*index), Problem::Model(error)),
+            Err(error) => {
+                let item = at.item(*index);
+                // In the short form the backend is its address.
+                let long_form = entry.address.at != *position;
+                let field = if long_form { item.field("address") } else { item };
+                context.report(entry.address.at, field, Problem::Model(error));
+            }
         }
     }
     let hint = ": for a larger share give it a weight";

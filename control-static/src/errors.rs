@@ -6,6 +6,7 @@ use dataplane_core::model::{IpFamily, ModelError};
 
 /// A point in a text. Lines and columns count from 1; columns count characters, not bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub struct Position {
     /// The line, from 1.
     pub line: u32,

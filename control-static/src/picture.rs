@@ -10,7 +10,7 @@ use dataplane_core::model::{Frontend, Service, ServiceName};
 
 use crate::{
     context::{Context, Path},
-    convert,
+    convert::{self, Claim},
     errors::{Errors, Place, Position, Problem, Report},
     read, yaml,
 };
@@ -74,6 +74,8 @@ pub(crate) struct Gathering {
     picture: Picture,
     names: HashMap<ServiceName, Place>,
     frontends: HashMap<Frontend, Place>,
+    /// How many frontends were asked for.
+    asked: usize,
     pub(crate) report: Report,
 }
 
@@ -98,8 +100,10 @@ impl Gathering {
         self.picture.removals_confirmed = true;
     }
 
-    pub(crate) fn room_for_frontends(&self) -> usize {
-        Self::MAX_FRONTENDS.saturating_sub(self.frontends.len())
+    /// Whether so many more frontends may be asked for. What is asked for in vain counts too: it costs as much.
+    pub(crate) fn make_room(&mut self, frontends: usize) -> bool {
+        self.asked = self.asked.saturating_add(frontends);
+        self.asked <= Self::MAX_FRONTENDS
     }
 
     /// Adds a service, unless its name or a frontend is taken: that is reported with both places.
@@ -107,7 +111,7 @@ impl Gathering {
         &mut self,
         service: Service,
         name_at: Position,
-        frontends: &[(Frontend, Position)],
+        claims: &[Claim<'_>],
         at: Path<'_>,
         context: &mut Context<'_>,
     ) {
@@ -125,7 +129,7 @@ impl Gathering {
                 free = false;
             }
         }
-        for (frontend, position) in frontends {
+        for Claim { frontend, at: position, field } in claims {
             match self.frontends.entry(*frontend) {
                 Entry::Vacant(entry) => {
                     entry.insert(context.place(*position));
@@ -134,7 +138,7 @@ impl Gathering {
                     let what = format!("frontend {frontend}");
                     let first = entry.get().clone();
                     let hint = ": one service serves it";
-                    context.report(*position, at, Problem::Duplicate { what, first, hint });
+                    context.report(*position, *field, Problem::Duplicate { what, first, hint });
                     free = false;
                 }
             }

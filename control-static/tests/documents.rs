@@ -55,6 +55,19 @@ services:
     assert_eq!(places, ["web good.yaml:2:11"]);
 }
 
+/// The crate's first page begins with a document.
+#[test]
+fn the_documented_example_is_a_document() {
+    let page = include_str!("../src/lib.rs").lines().filter_map(|line| line.strip_prefix("//!"));
+    let lines =
+        page.skip_while(|line| !line.contains("```yaml")).skip(1).take_while(|line| !line.contains("```"));
+    let document: String =
+        lines.map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line))).collect();
+    let picture = read(&document);
+    assert_eq!(picture.services().len(), 1);
+    assert_eq!(picture.services()[0].backends().len(), 3);
+}
+
 #[test]
 fn every_field_has_its_meaning() {
     let picture = read(

@@ -96,6 +96,33 @@ fn long_things_cost_what_they_weigh() {
     }
 }
 
+/// Lists of addresses times lists of ports are few bytes for many frontends, and more so if they are the same again.
+#[test]
+fn products_are_bounded() {
+    let addresses: Vec<_> = (0..1000).map(|n| format!("10.0.{}.{}", n / 250, n % 250 + 1)).collect();
+    let ports: Vec<_> = (1..=1000).map(|port: u32| port.to_string()).collect();
+    let (addresses, ports) = (addresses.join(","), ports.join(","));
+    let service = format!(
+        "- {{name: web, addresses: [{addresses}], ports: [{ports}], backends: ['[2001:db8::1]:80']}}\n"
+    );
+    let errors = parse(&format!("services:\n{}", service.repeat(200)), "hostile.yaml").unwrap_err();
+    let too_many =
+        errors.iter().filter(|error| matches!(error.problem(), Problem::TooManyFrontends { .. })).count();
+    assert!(too_many > 90, "{errors}");
+    // Many backends that match none of many frontends.
+    let backends = "{address: 2001:db8::1, port: 80},".repeat(30_000);
+    let service = format!(
+        "services: [{{name: web, addresses: [{addresses}], ports: [{ports}], backends: [{backends}]}}]"
+    );
+    refused("backends without an address", &service);
+    let backends: String =
+        (0..30_000).map(|n| format!("{{address: 2001:db8::{n:x}, port: 80}},", n = n + 1)).collect();
+    let service = format!(
+        "services: [{{name: web, addresses: [{addresses}], ports: [{ports}], backends: [{backends}]}}]"
+    );
+    assert!(matches!(refused("other backends", &service), Problem::NoAddressOfFamily { .. }));
+}
+
 #[test]
 fn size_and_number_are_bounded() {
     let large = format!("services: []\n#{}", "x".repeat(MAX_BYTES));

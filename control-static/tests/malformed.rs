@@ -446,7 +446,7 @@ const ROWS: &[Row] = &[
     row(
         "an address of a family without backends",
         (3, 29),
-        "services[0]",
+        "services[0].addresses[1]",
         "this address is IPv6, but all backends of the service are of the other family",
         "services:\n- name: web\n  addresses: [203.0.113.10, 2001:db8::10]\n  port: 80\n  backends: [192.0.2.11:80]\n",
     ),
@@ -461,7 +461,7 @@ const ROWS: &[Row] = &[
     row(
         "a frontend twice",
         (7, 12),
-        "services[1]",
+        "services[1].address",
         "frontend 203.0.113.10:80/tcp stands here a second time, first at bad.yaml:3:12",
         web!("  backends: []\n- name: other\n  address: 203.0.113.10\n  port: 80\n  backends: []\n"),
     ),

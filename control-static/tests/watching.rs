@@ -225,7 +225,7 @@ fn what_two_files_claim_is_refused_with_both_places() {
     let service =
         format!("{b}:6:9: services[1].name: service `web` stands here a second time, first at {a}:2:9");
     assert!(errors.contains(&service), "{errors}");
-    let frontend = format!("{c}:3:12: services[0]: frontend ");
+    let frontend = format!("{c}:3:12: services[0].address: frontend ");
     assert!(errors.contains(&frontend) && errors.contains(&format!("first at {a}:3:12")), "{errors}");
 }
 

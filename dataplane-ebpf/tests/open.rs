@@ -1,4 +1,5 @@
 //! Opening and closing: which hooks are got and why, and how everything that can be in the way is named.
+#![allow(clippy::unwrap_used, reason = "a test panics where it cannot go on")]
 
 mod common;
 
@@ -6,7 +7,7 @@ use std::sync::Arc;
 
 use common::{Host, small};
 use dataplane_core::{
-    abi::{ABI_VERSION, INTERFACE_PLACES, INTERFACE_XDP_SEND, Setting},
+    abi::{ABI_VERSION, INTERFACE_PLACES, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, Setting},
     pipeline::{Hook, Timeouts, Verdict},
     tables::{Capacity, Store},
 };
@@ -43,7 +44,7 @@ fn automatic_choice_on_a_veth_is_tcx_and_says_why() {
     assert!(attachment.to_string().contains("veth"), "{attachment}");
     let tcx = plane.features().tcx;
     assert_eq!(attachment.tc, if tcx { TcAttachment::Tcx } else { TcAttachment::ClsactForLackOfTcx });
-    assert!(!attachment.xdp_send);
+    assert!(!attachment.xdp_redirect && !attachment.xdp_tx);
     plane.detach().unwrap();
 }
 
@@ -419,7 +420,7 @@ fn unfinished_checksums_are_warned_about() {
     assert!(far.offload(Offload::TxChecksum).unwrap());
     let on =
         Warning::UnfinishedChecksums { interface: "uplink".into(), peer: PeerChecksums::On("far".into()) };
-    assert_eq!(of(XdpMode::Native), [on.clone()]);
+    assert_eq!(of(XdpMode::Native), std::slice::from_ref(&on));
     assert_eq!(of(XdpMode::Generic), [on]);
     assert_eq!(of(XdpMode::Auto), []);
     far.set_offload(Offload::TxChecksum, false).unwrap();
@@ -442,15 +443,20 @@ fn xdp_sends_over_a_veth_only_where_the_other_end_takes_it() {
         (word >> 48) as u16
     };
     let warning = Warning::XdpCannotSend { interface: "uplink".into(), veth: true };
-    assert!(!plane.attachments()[0].xdp_send && plane.warnings().contains(&warning));
+    assert!(!plane.attachments()[0].xdp_redirect && plane.warnings().contains(&warning));
     assert_eq!(flags(), 0);
 
     let peer = host.peer.run(|| small().uplink(Uplink::named("far").xdp(XdpMode::Native)).open().unwrap());
     plane.refresh().unwrap();
-    assert!(plane.attachments()[0].xdp_send && !plane.warnings().contains(&warning));
-    assert_eq!(flags(), INTERFACE_XDP_SEND);
+    assert!(plane.attachments()[0].xdp_redirect && !plane.warnings().contains(&warning));
+    assert_eq!(flags(), INTERFACE_XDP_REDIRECT | INTERFACE_XDP_TX);
 
     peer.detach().unwrap();
     plane.refresh().unwrap();
     assert_eq!(flags(), 0);
+
+    // GRO at the other end takes what is redirected, and still loses what is sent back.
+    host.far.set_offload(Offload::Gro, true).unwrap();
+    plane.refresh().unwrap();
+    assert_eq!(flags(), INTERFACE_XDP_REDIRECT);
 }

@@ -1,4 +1,5 @@
 //! Processes and kernels that can't: each has a typed error.
+#![allow(clippy::unwrap_used, reason = "a test panics where it cannot go on")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The programs on frames that a test hands them.
+#![allow(clippy::unwrap_used, reason = "a test panics where it cannot go on")]
 
 mod common;
 

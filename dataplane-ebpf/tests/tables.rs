@@ -1,4 +1,5 @@
 //! The kernel's tables against plain maps of the standard library, and against aya's own view of them.
+#![allow(clippy::unwrap_used, reason = "a test panics where it cannot go on")]
 
 mod common;
 

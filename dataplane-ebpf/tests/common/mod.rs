@@ -1,5 +1,6 @@
 //! A host with one uplink, for tests of the kernel.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test panics where it cannot go on")]
 
 use std::{net::UdpSocket, process::Command, time::Duration};
 
