@@ -19,7 +19,7 @@ fn a_tcp_connection_from_syn_to_fin() {
         let service = host.serve(cast, TCP);
         let Cast { client, service: vip, backend, .. } = cast;
         let mut bytes = [0, 0];
-        for (from_client, flags) in [
+        for (client_sends, flags) in [
             (true, SYN),
             (false, SYN | ACK),
             (true, ACK),
@@ -30,9 +30,9 @@ fn a_tcp_connection_from_syn_to_fin() {
             (true, ACK),
         ] {
             host.pass(Duration::from_millis(20));
-            let frame = if from_client { tcp(client, vip, flags) } else { tcp(backend, client, flags) };
-            bytes[usize::from(from_client)] += frame.build().len() as u64 - 14;
-            if from_client {
+            let frame = if client_sends { tcp(client, vip, flags) } else { tcp(backend, client, flags) };
+            bytes[usize::from(client_sends)] += frame.build().len() as u64 - 14;
+            if client_sends {
                 assert_forwarded(&host.client_sends(&frame), &frame, client, backend);
             } else {
                 assert_forwarded(&host.backend_sends(&frame), &frame, vip, client);
@@ -101,8 +101,8 @@ fn an_unanswered_datagram_is_forgotten_after_a_minute() {
 fn an_established_connection_lives_for_hours_and_a_closed_one_for_seconds() {
     let mut host = Host::new();
     let service = host.serve(V4, TCP);
-    let from_client = |host: &Host, flags| host.client_sends(&tcp(V4.client, V4.service, flags));
-    let from_backend = |host: &Host, flags| host.backend_sends(&tcp(V4.backend, V4.client, flags));
+    let client_sends = |host: &Host, flags| host.client_sends(&tcp(V4.client, V4.service, flags));
+    let backend_sends = |host: &Host, flags| host.backend_sends(&tcp(V4.backend, V4.client, flags));
     client_sends(&host, SYN);
     backend_sends(&host, SYN | ACK);
     client_sends(&host, ACK);
