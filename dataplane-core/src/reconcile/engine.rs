@@ -1,6 +1,6 @@
 //! One step after the other: take what changed, plan it, carry it out, and release what nobody sees any more.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, ops::Bound, sync::Arc, time::Duration};
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -64,8 +64,7 @@ pub(crate) struct Engine {
     ledger: Ledger,
     limbo: Limbo,
     retries: Retries,
-    /// Those of `retries` that wait for room.
-    refused: BTreeSet<ServiceId>,
+    refused: Refused,
 }
 
 /// What a step has done.
@@ -79,7 +78,7 @@ pub(crate) struct Done {
 impl Engine {
     pub fn new(store: Arc<dyn Store>, settings: Settings) -> Self {
         let ledger = Ledger::new(&*store);
-        let (limbo, retries, refused) = (Limbo::default(), Retries::default(), BTreeSet::new());
+        let (limbo, retries, refused) = (Limbo::default(), Retries::default(), Refused::default());
         Self { store, settings, ledger, limbo, retries, refused }
     }
 
@@ -105,7 +104,7 @@ impl Engine {
                 }
                 Err(refusal) => {
                     done.refused = true;
-                    let orphans = self.refuse(work, refusal, desired, now, &mut done);
+                    let orphans = self.refuse(work, refusal, desired, &mut done);
                     jobs.push(Job::new(id, orphans));
                     works.push(None);
                 }
@@ -116,6 +115,10 @@ impl Engine {
         let mut desired = desired.lock();
         for (job, work) in jobs.into_iter().zip(works) {
             let Some(work) = work else {
+                // A refused service. What it left to be taken out of the tables is tried again with it.
+                if job.error.is_some() {
+                    self.retries.failed(job.id, now, self.settings.backoff);
+                }
                 continue;
             };
             let outcome = self.judge(&job, now);
@@ -156,13 +159,12 @@ impl Engine {
         work: Work,
         refusal: Refusal,
         desired: &Mutex<DesiredState>,
-        now: Duration,
         done: &mut Done,
     ) -> Vec<super::Op> {
         let id = work.id;
         let frontends = work.frontends.clone();
-        self.retries.failed(id, now, self.settings.backoff);
-        self.refused.insert(id);
+        self.retries.suspend(id);
+        self.refused.waiting.insert(id);
         tracing::warn!(service = %work.name, %refusal, "a service was refused");
         let mut desired = desired.lock();
         done.finished |= desired.settle(work, Outcome::Refused(refusal));
@@ -174,15 +176,15 @@ impl Engine {
     fn judge(&mut self, job: &Job, now: Duration) -> Outcome {
         let Some(error) = job.error else {
             self.retries.succeeded(job.id);
-            self.refused.remove(&job.id);
+            self.refused.waiting.remove(&job.id);
             return Outcome::Applied;
         };
+        self.refused.waiting.remove(&job.id);
         let (attempts, retry_at) = self.retries.failed(job.id, now, self.settings.backoff);
         if attempts == 1 {
             tracing::warn!(%error, "a service could not be written to the tables; it will be tried again");
         }
         if matches!(error.cause, Cause::Full { .. }) {
-            self.refused.insert(job.id);
             return Outcome::Refused(Refusal::Table(error));
         }
         Outcome::Failed(Failure { error, attempts, retry_at })
@@ -214,11 +216,11 @@ impl Engine {
             freed |= frees;
         }
         if freed {
+            self.refused.chances = self.refused.waiting.len();
+        }
+        if self.refused.chances > 0 {
             let mut desired = desired.lock();
-            for _ in 0..SECOND_CHANCES {
-                let Some(id) = self.refused.pop_first() else {
-                    break;
-                };
+            for id in (0..SECOND_CHANCES).map_while(|_| self.refused.next()) {
                 desired.again(id);
             }
         }
@@ -289,7 +291,7 @@ impl Engine {
 
     /// When there is something to do again.
     pub fn next_wake(&self, desired: &Mutex<DesiredState>) -> NextWake {
-        if self.limbo.has_next() || desired.lock().has_work() {
+        if self.limbo.has_next() || self.refused.chances > 0 || desired.lock().has_work() {
             return NextWake::Now;
         }
         let times =
@@ -298,7 +300,31 @@ impl Engine {
     }
 }
 
-/// Services that are to be tried again.
+/// Services for which there was no room.
+#[derive(Debug, Default)]
+struct Refused {
+    waiting: BTreeSet<ServiceId>,
+    /// How many of them are to be tried again since something was released.
+    chances: usize,
+    /// Who was tried last.
+    last: Option<ServiceId>,
+}
+
+impl Refused {
+    /// The next one in turn that is to be tried again.
+    fn next(&mut self) -> Option<ServiceId> {
+        self.chances = self.chances.checked_sub(1)?;
+        let behind = self.last.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.waiting.range((behind, Bound::Unbounded)).next().or(self.waiting.first()).copied();
+        if next.is_none() {
+            self.chances = 0;
+        }
+        self.last = next;
+        next
+    }
+}
+
+/// Services that are to be tried again at a certain time.
 #[derive(Debug, Default)]
 struct Retries {
     due: BTreeSet<(Duration, ServiceId)>,
@@ -318,6 +344,13 @@ impl Retries {
     fn succeeded(&mut self, id: ServiceId) {
         if let Some((_, due)) = self.of.remove(&id) {
             self.due.remove(&(due, id));
+        }
+    }
+
+    /// Nothing is to be tried again before the next failure.
+    fn suspend(&mut self, id: ServiceId) {
+        if let Some((_, due)) = self.of.get(&id) {
+            self.due.remove(&(*due, id));
         }
     }
 

@@ -144,6 +144,10 @@ impl Ledger {
         frontends: &[Frontend],
         gone: &[Frontend],
     ) -> Result<(Rows, Footprint), Refusal> {
+        for frontend in gone {
+            // An index was kept for it, and nothing was written.
+            self.forget_if_gone(frontend);
+        }
         let Some(service) = service.filter(|_| !frontends.is_empty()) else {
             self.set_current(id, None);
             return Ok((Rows::default(), self.footprint(None, &[], gone)));
@@ -160,12 +164,15 @@ impl Ledger {
     }
 
     /// What may stand of frontends that nobody can have, because who won them was refused.
-    pub fn orphans(&self, refused: ServiceId, frontends: &[Frontend]) -> Footprint {
+    pub fn orphans(&mut self, refused: ServiceId, frontends: &[Frontend]) -> Footprint {
         let of_others: Vec<Frontend> = frontends
             .iter()
             .filter(|frontend| self.frontends.get(*frontend).is_some_and(|found| found.holder != refused))
             .copied()
             .collect();
+        for frontend in &of_others {
+            self.forget_if_gone(frontend);
+        }
         self.footprint(None, &[], &of_others)
     }
 

@@ -43,21 +43,13 @@ impl DesiredState {
             let Some(object) = self.objects.get_mut(id.0) else {
                 continue;
             };
-            if object.is_refused() {
-                // While it is tried again, it is asked first again.
-                object.settled = Settled::NotYet;
-                self.elect_all(id);
-            }
-            let Some(object) = self.objects.get_mut(id.0) else {
-                continue;
-            };
             object.queued = false;
             let (name, service) = (object.name.clone(), object.service.clone());
             let dropped = std::mem::take(&mut object.dropped);
             let waiting = object.open.as_deref_mut().map(|open| std::mem::take(&mut open.waiting));
             let claimed = service.as_deref().map_or(&[][..], Service::frontends);
             let mut frontends = Vec::with_capacity(claimed.len());
-            frontends.extend(claimed.iter().filter(|frontend| self.claims.winner(frontend) == Some(id)));
+            frontends.extend(claimed.iter().filter(|frontend| self.would_win(id, frontend)));
             let gone =
                 dropped.iter().filter(|frontend| self.claims.winner(frontend).is_none()).copied().collect();
             let lost_some = frontends.len() < claimed.len();
@@ -92,9 +84,8 @@ impl DesiredState {
         match outcome {
             Outcome::Applied => {
                 object.failure = None;
-                if !object.queued {
-                    object.settled = Settled::Applied;
-                }
+                let was_refused = object.is_refused();
+                object.settled = if object.queued { Settled::NotYet } else { Settled::Applied };
                 let forgotten = !object.queued && object.service.is_none();
                 if lost_some && service.is_some() {
                     finished = self.get_stuck(id, waiting);
@@ -107,12 +98,19 @@ impl DesiredState {
                 }
                 if forgotten {
                     self.forget(id);
+                } else if was_refused {
+                    self.elect_all(id);
                 }
             }
             Outcome::Failed(failure) => {
                 object.failure = Some(Box::new(failure));
+                let was_refused = object.is_refused();
+                object.settled = Settled::NotYet;
                 put_back(&mut object.dropped, &mut dropped);
                 self.put_back_waiting(id, waiting);
+                if was_refused {
+                    self.elect_all(id);
+                }
             }
             Outcome::Refused(refusal) => {
                 object.failure = None;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use dataplane_core::{
-    abi::{BackendRef, INTERFACE_XDP_SEND, InterfaceEntry},
+    abi::{BackendRef, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry},
     memory::{MemoryTables, SimulatedInterface, Simulator, Target},
     tables::{Capacity, Store},
 };
@@ -215,12 +215,15 @@ impl World {
         for (port, zone, mtu) in
             [(self.front, 0, 1500), (self.back, 0, 1500), (self.slow, 0, 1300), (self.stop, 7, 1500)]
         {
-            let xdp_send = port.index != self.slow.index;
-            let flags = if xdp_send { INTERFACE_XDP_SEND } else { 0 };
+            let xdp_redirect = port.index != self.slow.index;
+            let xdp_tx = port.index != self.back.index;
+            let flags = if xdp_redirect { INTERFACE_XDP_REDIRECT } else { 0 }
+                | if xdp_tx { INTERFACE_XDP_TX } else { 0 };
             let entry = InterfaceEntry { index: port.index, zone, flags, mac: port.mac, reserved: 0 };
             self.kernel.set_interface(&entry).unwrap();
             let mut interface = SimulatedInterface::new(port.index, port.mac);
-            (interface.mtu, interface.zone, interface.xdp_send) = (mtu, zone, xdp_send);
+            (interface.mtu, interface.zone) = (mtu, zone);
+            (interface.xdp_redirect, interface.xdp_tx) = (xdp_redirect, xdp_tx);
             interface.forwarding = port.index != self.stop.index;
             self.simulator.add_interface(interface).unwrap();
         }

@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use dataplane_core::{
     abi::{ServiceKeyV4, ServiceKeyV6},
+    pipeline::{Hook, Verdict},
     tables::{Capacity, Store},
     wire::{Be16, PROTOCOL_TCP, PROTOCOL_UDP},
 };
@@ -73,6 +74,10 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Summary> {
     let mut summary = run.finish(outcome, &servers)?;
     interrupt.check()?;
     summary.packets = settle(&topology, &plane, &before)?;
+    for hook in Hook::ALL {
+        let forwarded = plane.tables().counters().verdict(hook, Verdict::Forward)?;
+        println!("forwarded at {}: {forwarded} packets, both ways", hook.name());
+    }
     drop(control);
     plane.detach().context("cannot detach the programs")?;
     Ok(summary)
