@@ -75,5 +75,5 @@ fn frames() -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
 /// Any bytes are operations.
 fn sequences() -> Vec<Vec<u8>> {
     let mut rng = Rng::new(20_261_121);
-    (0..24).map(|i| rng.bytes(40 << (i / 4))).collect()
+    (0..24).map(|i| rng.bytes(60 << (i / 5))).collect()
 }

@@ -14,7 +14,7 @@ use ops::Op;
 use world::World;
 
 /// More operations than this are not carried out.
-const MOST: usize = 512;
+const MOST: usize = 128;
 
 /// Carries out the operations that the bytes stand for; they end where the bytes do.
 ///
