@@ -192,7 +192,10 @@ mod tests {
     #[test]
     fn a_further_program_must_be_there() {
         let result = check(EMBEDDED, &["forebay_nowhere"]);
-        assert!(matches!(&result, Err(Error::Object { reason }) if reason.contains("forebay_nowhere")), "{result:?}");
+        assert!(
+            matches!(&result, Err(Error::Object { reason }) if reason.contains("forebay_nowhere")),
+            "{result:?}"
+        );
     }
 
     #[test]

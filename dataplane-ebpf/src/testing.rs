@@ -149,13 +149,7 @@ impl EbpfDataplane {
     ///
     /// # Errors
     /// [`Error::TestRun`], and [`Error::Object`] where it was not loaded.
-    pub fn run_named(
-        &self,
-        name: &str,
-        frame: &[u8],
-        interface: u32,
-        repeat: u32,
-    ) -> Result<Outcome, Error> {
+    pub fn run_named(&self, name: &str, frame: &[u8], interface: u32, repeat: u32) -> Result<Outcome, Error> {
         let mut out = vec![0; frame.len().saturating_add(HEADROOM)];
         let xdp = XdpMetadata {
             data_end: u32::try_from(frame.len()).unwrap_or(u32::MAX),
