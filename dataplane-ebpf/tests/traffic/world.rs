@@ -148,7 +148,7 @@ impl World {
         }
         let plane = net.balancer.run(|| settings(builder).open()).unwrap();
         for attachment in plane.attachments() {
-            assert_eq!(attachment.xdp_send, hooks == Hooks::Xdp, "{attachment}");
+            assert_eq!(attachment.xdp_redirect, hooks == Hooks::Xdp, "{attachment}");
         }
         if hooks == Hooks::Xdp {
             // The kernel switches it on with XDP; the balancer's own stack shall see what is on the wire.
