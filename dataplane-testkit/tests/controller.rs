@@ -176,10 +176,8 @@ impl Store for SlowGrace {
 
 #[test]
 fn many_changes_share_a_grace_period_and_nobody_waits_for_it() {
-    let store = Arc::new(SlowGrace {
-        inner: Arc::new(MemoryTables::new(Capacity::small())),
-        graces: AtomicU64::new(0),
-    });
+    let inner = Arc::new(MemoryTables::new(Capacity { slots: 1 << 12, ..Capacity::small() }));
+    let store = Arc::new(SlowGrace { inner, graces: AtomicU64::new(0) });
     let control = Controller::builder(store.clone()).removal_guard(RemovalGuard::off()).build();
     let agent = control.register("agent", Precedence::default()).unwrap();
     agent.synced();
@@ -297,4 +295,26 @@ fn one_change_among_many_touches_no_other_service() {
         agent.transaction().remove(service(78, &[]).name()).commit().unwrap();
     };
     assert_eq!(cost(&remove), 2);
+}
+
+#[test]
+fn room_that_is_about_to_be_free_is_waited_for() {
+    let control = Controller::builder(tables()).removal_guard(RemovalGuard::off()).build();
+    let agent = control.register("agent", Precedence::default()).unwrap();
+    agent.synced();
+    let mut now = Duration::ZERO;
+    let large = |port: u16| {
+        let hosts = (0..60u8).map(|host| Backend::new([192, 0, 2, host].into(), 8080).unwrap());
+        let weighed = hosts.enumerate().map(|(n, backend)| {
+            backend.with_weight(dataplane_core::model::Weight::new(if n == 0 { 1 } else { 16 }).unwrap())
+        });
+        let frontend = Frontend::new("203.0.113.9".parse().unwrap(), port, Protocol::Tcp).unwrap();
+        Service::builder(&format!("large{port}")).frontend(frontend).backends(weighed).build().unwrap()
+    };
+    // Each needs almost all lines: the next one fits only where the last one was.
+    for port in 1..10 {
+        let revision = agent.replace([large(port)]).unwrap();
+        now = settle(&control, now);
+        assert_eq!(control.wait_applied(revision, Duration::ZERO), Ok(()), "port {port}");
+    }
 }

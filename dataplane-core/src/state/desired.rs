@@ -281,6 +281,13 @@ impl DesiredState {
         }
     }
 
+    /// Whether a service would have a frontend even if it were refused: all other claimants are, and rank below it.
+    pub(super) fn would_keep(&self, id: ServiceId, frontend: &Frontend) -> bool {
+        let rank = |id| rank(&self.objects, &self.owners, id);
+        let refused = rank(id).map(|(_, yields, precedence, names)| (false, yields, precedence, names));
+        self.claims.claimants(frontend).filter(|&other| other != id).all(|other| rank(other) < refused)
+    }
+
     /// Changes what a service is to be in the tables.
     pub(super) fn set_service(&mut self, id: ServiceId, service: Option<Arc<Service>>) {
         let Some(object) = self.objects.get_mut(id.0) else {

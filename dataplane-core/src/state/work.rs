@@ -31,6 +31,8 @@ pub(crate) enum Outcome {
     Applied,
     /// An operation failed; it will be tried again.
     Failed(Failure),
+    /// There is no room for it now; it will be tried again once more is free.
+    Postponed,
     /// There is no room for it.
     Refused(Refusal),
 }
@@ -112,6 +114,10 @@ impl DesiredState {
                     self.is_refused_no_more(id, &frontends);
                 }
             }
+            Outcome::Postponed => {
+                put_back(&mut object.dropped, &mut dropped);
+                self.put_back_waiting(id, waiting);
+            }
             Outcome::Refused(refusal) => {
                 object.failure = None;
                 put_back(&mut object.dropped, &mut dropped);
@@ -139,9 +145,9 @@ impl DesiredState {
         }
     }
 
-    /// Those of the frontends that this service has, although it was refused, because nobody else can have them.
-    pub(crate) fn still_won(&self, id: ServiceId, frontends: &[Frontend]) -> Vec<Frontend> {
-        frontends.iter().filter(|frontend| self.claims.winner(frontend) == Some(id)).copied().collect()
+    /// Those of the frontends that this service would have even if it were refused, because nobody else can have them.
+    pub(crate) fn keeps_if_refused(&self, id: ServiceId, frontends: &[Frontend]) -> Vec<Frontend> {
+        frontends.iter().filter(|frontend| self.would_keep(id, frontend)).copied().collect()
     }
 
     fn get_stuck(&mut self, id: ServiceId, waiting: Vec<Revision>) -> bool {
