@@ -18,8 +18,8 @@ use dataplane_core::{
 };
 use dataplane_ebpf::{Builder, EbpfDataplane, TcMode, Uplink, XdpMode, testing};
 use dataplane_testkit::net::{
-    AddressPlan, HttpServer, Interface, LoadBalancerTopology, Namespace, Offload, Statistics, UdpClient,
-    UdpEchoServer, http, wait_for,
+    AddressPlan, HttpServer, LoadBalancerTopology, Namespace, Offload, Statistics, UdpClient, UdpEchoServer,
+    http, wait_for,
 };
 
 /// More than any answer takes on a machine under load; nothing waits for so long unless something is wrong.
@@ -127,7 +127,7 @@ impl World {
         net: LoadBalancerTopology,
         settings: impl FnOnce(Builder) -> Builder + Send,
     ) -> Self {
-        let ends = (hooks == Hooks::Xdp).then(|| XdpEnds::of(&net));
+        let ends = (hooks == Hooks::Xdp && net.switch.is_some()).then(|| XdpEnds::of(&net));
         if hooks != Hooks::Xdp {
             for interface in net.host_interfaces() {
                 assert!(
@@ -148,7 +148,8 @@ impl World {
         }
         let plane = net.balancer.run(|| settings(builder).open()).unwrap();
         for attachment in plane.attachments() {
-            assert_eq!(attachment.xdp_send, hooks == Hooks::Xdp, "{attachment}");
+            let can = (attachment.xdp_redirect, attachment.xdp_tx);
+            assert_eq!(can, (hooks == Hooks::Xdp, ends.is_some()), "{attachment}");
         }
         if hooks == Hooks::Xdp {
             // The kernel switches it on with XDP; the balancer's own stack shall see what is on the wire.
@@ -347,31 +348,26 @@ pub fn assert_checksums(host: &Namespace) {
     assert_eq!(wrong, [0; 3], "{}: TCP, UDP over IPv4, UDP over IPv6", host.label());
 }
 
-/// An XDP program that passes everything, at the far end of every link: without one, a veth loses what XDP sends to it.
+/// An XDP program that passes everything, at the far end of every link: a veth with GRO takes what is redirected to it,
+/// but loses what it is sent back (XDP_TX) without one.
 struct XdpEnds {
     _program: aya::Ebpf,
 }
 
 impl XdpEnds {
     fn of(net: &LoadBalancerTopology) -> Self {
-        // A program that knows no interface takes no frame to be its own.
         let mut loader = aya::EbpfLoader::new();
         for large in [map::CONNTRACK_V4, map::CONNTRACK_V6, map::SERVICES_V4, map::SERVICES_V6, map::SLOTS] {
             loader.map_max_entries(large, 8);
         }
+        // It knows no interface, and so takes no frame to be its own.
         let mut program = loader.load(testing::embedded_object()).unwrap();
         let xdp: &mut Xdp = program.program_mut("forebay_xdp").unwrap().try_into().unwrap();
         xdp.load().unwrap();
-        let mut attach = |interface: &Interface| {
+        let switch = net.switch.as_ref().unwrap();
+        for interface in [&net.client_interface, &switch.interface("balancer").unwrap()] {
             let name = interface.name();
             interface.namespace().run(|| xdp.attach(name, XdpFlags::Driver)).unwrap();
-        };
-        match &net.switch {
-            None => net.host_interfaces().for_each(attach),
-            Some(switch) => {
-                attach(&net.client_interface);
-                attach(&switch.interface("balancer").unwrap());
-            }
         }
         Self { _program: program }
     }
