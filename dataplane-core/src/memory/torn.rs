@@ -113,8 +113,11 @@ fn race(
             let client = clients.fetch_add(1, Ordering::Relaxed);
             let number = (client % u32::from(SERVICES)) as u16;
             let mut packet = MemoryPacket::new(&syn(number, client), Hook::Ingress, 2, MacAddress::new(MAC));
-            let environment =
-                MemoryEnvironment { tables: &tables, world: &world, random: client.wrapping_mul(0x9e37_79b9) };
+            let environment = MemoryEnvironment {
+                tables: &tables,
+                world: &world,
+                random: client.wrapping_mul(0x9e37_79b9),
+            };
             let guard = tables.enter();
             let verdict = run(&mut packet, environment);
             drop(guard);

@@ -34,6 +34,17 @@ pub enum Hooks {
     Clsact,
     /// XDP in the driver and tcx; hosts finish their checksums themselves.
     Xdp,
+    /// XDP in the stack and tcx, likewise, and all neighbours known. Seen on 6.18: where the stack copies a packet for XDP
+    /// and XDP passes it on, the copy reaches tcx without its Ethernet header (its `mac_len` is 0), so that tcx can't
+    /// finish what XDP leaves.
+    XdpGeneric,
+}
+
+impl Hooks {
+    /// Whether XDP is there, in whatever mode.
+    pub fn xdp(self) -> bool {
+        matches!(self, Self::Xdp | Self::XdpGeneric)
+    }
 }
 
 /// A kind of traffic.
@@ -118,7 +129,7 @@ impl World {
 
     pub fn topology(hooks: Hooks, backends: usize) -> LoadBalancerTopology {
         let builder = LoadBalancerTopology::builder(backends);
-        if hooks == Hooks::Xdp { builder.for_xdp() } else { builder }.build().unwrap()
+        if hooks.xdp() { builder.for_xdp() } else { builder }.build().unwrap()
     }
 
     /// On a network that is there already, with further settings.
@@ -127,8 +138,20 @@ impl World {
         net: LoadBalancerTopology,
         settings: impl FnOnce(Builder) -> Builder + Send,
     ) -> Self {
+        let uplinks: Vec<String> =
+            net.balancer_interfaces().map(|interface| interface.name().to_owned()).collect();
+        Self::at(hooks, net, &uplinks, settings)
+    }
+
+    /// With these uplinks only.
+    pub fn at(
+        hooks: Hooks,
+        net: LoadBalancerTopology,
+        uplinks: &[String],
+        settings: impl FnOnce(Builder) -> Builder + Send,
+    ) -> Self {
         let ends = (hooks == Hooks::Xdp && net.switch.is_some()).then(|| XdpEnds::of(&net));
-        if hooks != Hooks::Xdp {
+        if !hooks.xdp() {
             for interface in net.host_interfaces() {
                 assert!(
                     interface.offload(Offload::TxChecksum).unwrap()
@@ -138,24 +161,28 @@ impl World {
         }
         let capacity = Capacity { conntrack: 1 << 16, ..Capacity::small() };
         let mut builder = EbpfDataplane::builder().unpinned().capacity(capacity);
-        for interface in net.balancer_interfaces() {
-            let uplink = Uplink::named(interface.name());
+        for name in uplinks {
+            let uplink = Uplink::named(name);
             builder = builder.uplink(match hooks {
                 Hooks::Tcx => uplink.xdp(XdpMode::Off).tc(TcMode::Tcx),
                 Hooks::Clsact => uplink.xdp(XdpMode::Off).tc(TcMode::Clsact),
                 Hooks::Xdp => uplink.xdp(XdpMode::Native).tc(TcMode::Tcx),
+                Hooks::XdpGeneric => uplink.xdp(XdpMode::Generic).tc(TcMode::Tcx),
             });
         }
         let plane = net.balancer.run(|| settings(builder).open()).unwrap();
         for attachment in plane.attachments() {
             let can = (attachment.xdp_redirect, attachment.xdp_tx);
-            assert_eq!(can, (hooks == Hooks::Xdp, ends.is_some()), "{attachment}");
+            assert_eq!(can, (hooks.xdp(), ends.is_some() || hooks == Hooks::XdpGeneric), "{attachment}");
         }
-        if hooks == Hooks::Xdp {
+        if hooks.xdp() {
             // The kernel switches it on with XDP; the balancer's own stack shall see what is on the wire.
             for interface in net.balancer_interfaces() {
                 interface.set_offload(Offload::Gro, false).unwrap();
             }
+        }
+        if hooks == Hooks::XdpGeneric {
+            know_neighbours(&net);
         }
         let control = Controller::new(plane.tables());
         let running = control.spawn().unwrap();
@@ -268,6 +295,18 @@ impl World {
     }
 }
 
+/// Has the balancer know all its neighbours for good.
+fn know_neighbours(net: &LoadBalancerTopology) {
+    let backends =
+        net.backends.iter().map(|backend| (&backend.balancer_side, &backend.interface, backend.addresses));
+    let client = (&net.client_side, &net.client_interface, net.client_addresses);
+    for (side, host, addresses) in backends.chain([client]) {
+        for address in addresses.both() {
+            side.add_permanent_neighbour(address, host.mac().unwrap()).unwrap();
+        }
+    }
+}
+
 /// How many packets of a kind hosts sent.
 #[derive(Clone, Copy, Debug)]
 pub enum Count {
@@ -281,7 +320,7 @@ impl Count {
     /// What a host sent, as a program at `hooks` sees it: at tc, the stack's packets, of up to 64 KiB; at XDP, segments,
     /// which the kernel does not count by family.
     pub fn of(host: &Statistics, hooks: Hooks) -> Self {
-        if hooks == Hooks::Xdp {
+        if hooks.xdp() {
             let datagrams = host.udp.out_datagrams + host.udp6.out_datagrams;
             return Self::All(host.tcp.out_segments + host.tcp.retransmitted_segments + datagrams);
         }
