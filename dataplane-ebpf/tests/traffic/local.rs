@@ -9,7 +9,7 @@ use dataplane_testkit::{
     require_kernel,
 };
 
-use crate::world::{Count, Front, Hooks, PATIENCE, World, assert_checksums, backend_port};
+use crate::world::{Count, Front, Hooks, PATIENCE, Sent, World, assert_checksums, backend_port};
 
 fn check(hooks: Hooks, locality: Locality) -> World {
     let world = World::new(hooks);
@@ -80,4 +80,37 @@ fn xdp_leaves_local_backends_to_tcx() {
         assert!(world.count(Hook::Xdp, Verdict::Leave(LeaveReason::Local)) > 0);
         assert_eq!(world.count(Hook::Xdp, Verdict::Forward), 0);
     }
+}
+
+/// Backends on links that are no uplinks: their answers come to the stack, which forwards them to an uplink.
+fn check_behind(hooks: Hooks, locality: Locality) {
+    let world = World::at(hooks, World::topology(hooks, 2), &["to-client".to_owned()], |builder| builder);
+    for front in Front::ALL {
+        world.balance(front, (0..2).map(|number| world.backend(front, number).with_locality(locality)));
+    }
+    let before = Sent::by(&world.net);
+    for front in Front::ALL {
+        let mut who = world.ask(front, 30);
+        who.sort();
+        who.dedup();
+        assert_eq!(who, ["backend0", "backend1"], "{}", front.name());
+    }
+    for front in Front::TCP {
+        world.net.client.run(|| {
+            http::download(front.virtual_address(), 1 << 20, PATIENCE).unwrap();
+            http::upload(front.virtual_address(), 1 << 20, PATIENCE).unwrap();
+        });
+    }
+    world.account(&before);
+    let counted = [false, true].map(|v6| world.family_counters(v6));
+    let answered: u64 = counted.iter().map(|family| family.reply_packets).sum();
+    assert_eq!(world.count(Hook::Egress, Verdict::Deliver), answered);
+    assert_checksums(&world.net.client);
+}
+
+#[test]
+fn backends_behind_the_balancer_are_answered_for() {
+    require_kernel!();
+    check_behind(Hooks::Tcx, Locality::Local);
+    check_behind(Hooks::Tcx, Locality::Remote);
 }

@@ -12,6 +12,8 @@
 //! | `conntrack` | do flows live as long as they should, and no longer? |
 //! | `torn` | does a packet ever see half of one list and half of another? |
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 mod balance;
 mod conntrack;
 mod local;

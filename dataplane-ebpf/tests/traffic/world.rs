@@ -18,8 +18,8 @@ use dataplane_core::{
 };
 use dataplane_ebpf::{Builder, EbpfDataplane, TcMode, Uplink, XdpMode, testing};
 use dataplane_testkit::net::{
-    AddressPlan, HttpServer, Interface, LoadBalancerTopology, Namespace, Offload, Statistics, UdpClient,
-    UdpEchoServer, http, wait_for,
+    AddressPlan, HttpServer, LoadBalancerTopology, Namespace, Offload, Statistics, UdpClient, UdpEchoServer,
+    http, wait_for,
 };
 
 /// More than any answer takes on a machine under load; nothing waits for so long unless something is wrong.
@@ -34,6 +34,17 @@ pub enum Hooks {
     Clsact,
     /// XDP in the driver and tcx; hosts finish their checksums themselves.
     Xdp,
+    /// XDP in the stack and tcx, likewise, and all neighbours known. Seen on 6.18: where the stack copies a packet for XDP
+    /// and XDP passes it on, the copy reaches tcx without its Ethernet header (its `mac_len` is 0), so that tcx can't
+    /// finish what XDP leaves.
+    XdpGeneric,
+}
+
+impl Hooks {
+    /// Whether XDP is there, in whatever mode.
+    pub fn xdp(self) -> bool {
+        matches!(self, Self::Xdp | Self::XdpGeneric)
+    }
 }
 
 /// A kind of traffic.
@@ -118,7 +129,7 @@ impl World {
 
     pub fn topology(hooks: Hooks, backends: usize) -> LoadBalancerTopology {
         let builder = LoadBalancerTopology::builder(backends);
-        if hooks == Hooks::Xdp { builder.for_xdp() } else { builder }.build().unwrap()
+        if hooks.xdp() { builder.for_xdp() } else { builder }.build().unwrap()
     }
 
     /// On a network that is there already, with further settings.
@@ -127,8 +138,20 @@ impl World {
         net: LoadBalancerTopology,
         settings: impl FnOnce(Builder) -> Builder + Send,
     ) -> Self {
-        let ends = (hooks == Hooks::Xdp).then(|| XdpEnds::of(&net));
-        if hooks != Hooks::Xdp {
+        let uplinks: Vec<String> =
+            net.balancer_interfaces().map(|interface| interface.name().to_owned()).collect();
+        Self::at(hooks, net, &uplinks, settings)
+    }
+
+    /// With these uplinks only.
+    pub fn at(
+        hooks: Hooks,
+        net: LoadBalancerTopology,
+        uplinks: &[String],
+        settings: impl FnOnce(Builder) -> Builder + Send,
+    ) -> Self {
+        let ends = (hooks == Hooks::Xdp && net.switch.is_some()).then(|| XdpEnds::of(&net));
+        if !hooks.xdp() {
             for interface in net.host_interfaces() {
                 assert!(
                     interface.offload(Offload::TxChecksum).unwrap()
@@ -138,23 +161,28 @@ impl World {
         }
         let capacity = Capacity { conntrack: 1 << 16, ..Capacity::small() };
         let mut builder = EbpfDataplane::builder().unpinned().capacity(capacity);
-        for interface in net.balancer_interfaces() {
-            let uplink = Uplink::named(interface.name());
+        for name in uplinks {
+            let uplink = Uplink::named(name);
             builder = builder.uplink(match hooks {
                 Hooks::Tcx => uplink.xdp(XdpMode::Off).tc(TcMode::Tcx),
                 Hooks::Clsact => uplink.xdp(XdpMode::Off).tc(TcMode::Clsact),
                 Hooks::Xdp => uplink.xdp(XdpMode::Native).tc(TcMode::Tcx),
+                Hooks::XdpGeneric => uplink.xdp(XdpMode::Generic).tc(TcMode::Tcx),
             });
         }
         let plane = net.balancer.run(|| settings(builder).open()).unwrap();
         for attachment in plane.attachments() {
-            assert_eq!(attachment.xdp_redirect, hooks == Hooks::Xdp, "{attachment}");
+            let can = (attachment.xdp_redirect, attachment.xdp_tx);
+            assert_eq!(can, (hooks.xdp(), ends.is_some() || hooks == Hooks::XdpGeneric), "{attachment}");
         }
-        if hooks == Hooks::Xdp {
+        if hooks.xdp() {
             // The kernel switches it on with XDP; the balancer's own stack shall see what is on the wire.
             for interface in net.balancer_interfaces() {
                 interface.set_offload(Offload::Gro, false).unwrap();
             }
+        }
+        if hooks == Hooks::XdpGeneric {
+            know_neighbours(&net);
         }
         let control = Controller::new(plane.tables());
         let running = control.spawn().unwrap();
@@ -267,6 +295,18 @@ impl World {
     }
 }
 
+/// Has the balancer know all its neighbours for good.
+fn know_neighbours(net: &LoadBalancerTopology) {
+    let backends =
+        net.backends.iter().map(|backend| (&backend.balancer_side, &backend.interface, backend.addresses));
+    let client = (&net.client_side, &net.client_interface, net.client_addresses);
+    for (side, host, addresses) in backends.chain([client]) {
+        for address in addresses.both() {
+            side.add_permanent_neighbour(address, host.mac().unwrap()).unwrap();
+        }
+    }
+}
+
 /// How many packets of a kind hosts sent.
 #[derive(Clone, Copy, Debug)]
 pub enum Count {
@@ -280,7 +320,7 @@ impl Count {
     /// What a host sent, as a program at `hooks` sees it: at tc, the stack's packets, of up to 64 KiB; at XDP, segments,
     /// which the kernel does not count by family.
     pub fn of(host: &Statistics, hooks: Hooks) -> Self {
-        if hooks == Hooks::Xdp {
+        if hooks.xdp() {
             let datagrams = host.udp.out_datagrams + host.udp6.out_datagrams;
             return Self::All(host.tcp.out_segments + host.tcp.retransmitted_segments + datagrams);
         }
@@ -347,31 +387,26 @@ pub fn assert_checksums(host: &Namespace) {
     assert_eq!(wrong, [0; 3], "{}: TCP, UDP over IPv4, UDP over IPv6", host.label());
 }
 
-/// An XDP program that passes everything, at the far end of every link: without one, a veth loses what XDP sends to it.
+/// An XDP program that passes everything, at the far end of every link: a veth with GRO takes what is redirected to it,
+/// but loses what it is sent back (XDP_TX) without one.
 struct XdpEnds {
     _program: aya::Ebpf,
 }
 
 impl XdpEnds {
     fn of(net: &LoadBalancerTopology) -> Self {
-        // A program that knows no interface takes no frame to be its own.
         let mut loader = aya::EbpfLoader::new();
         for large in [map::CONNTRACK_V4, map::CONNTRACK_V6, map::SERVICES_V4, map::SERVICES_V6, map::SLOTS] {
             loader.map_max_entries(large, 8);
         }
+        // It knows no interface, and so takes no frame to be its own.
         let mut program = loader.load(testing::embedded_object()).unwrap();
         let xdp: &mut Xdp = program.program_mut("forebay_xdp").unwrap().try_into().unwrap();
         xdp.load().unwrap();
-        let mut attach = |interface: &Interface| {
+        let switch = net.switch.as_ref().unwrap();
+        for interface in [&net.client_interface, &switch.interface("balancer").unwrap()] {
             let name = interface.name();
             interface.namespace().run(|| xdp.attach(name, XdpFlags::Driver)).unwrap();
-        };
-        match &net.switch {
-            None => net.host_interfaces().for_each(attach),
-            Some(switch) => {
-                attach(&net.client_interface);
-                attach(&switch.interface("balancer").unwrap());
-            }
         }
         Self { _program: program }
     }
