@@ -300,7 +300,7 @@ const ROOM: Capacity = Capacity { frontends: 32, slots: 4096, backends: 40, conn
 const NARROW: Capacity = Capacity { frontends: 5, slots: 48, backends: 6, conntrack: 8 };
 
 proptest! {
-    #![proptest_config(cases(48))]
+    #![proptest_config(cases(160))]
 
     #[test]
     fn every_reference_resolves_at_every_step(

@@ -70,7 +70,7 @@ impl DesiredState {
 
     /// Hears what became of a service that was taken. Tells whether a revision has nothing to wait for any more.
     pub(crate) fn settle(&mut self, work: Work, outcome: Outcome) -> bool {
-        let Work { id, service, mut dropped, mut waiting, lost_some, .. } = work;
+        let Work { id, service, frontends, mut dropped, mut waiting, lost_some, .. } = work;
         let Some(object) = self.objects.get_mut(id.0) else {
             return false;
         };
@@ -99,7 +99,7 @@ impl DesiredState {
                 if forgotten {
                     self.forget(id);
                 } else if was_refused {
-                    self.elect_all(id);
+                    self.is_refused_no_more(id, &frontends);
                 }
             }
             Outcome::Failed(failure) => {
@@ -109,7 +109,7 @@ impl DesiredState {
                 put_back(&mut object.dropped, &mut dropped);
                 self.put_back_waiting(id, waiting);
                 if was_refused {
-                    self.elect_all(id);
+                    self.is_refused_no_more(id, &frontends);
                 }
             }
             Outcome::Refused(refusal) => {
@@ -125,6 +125,18 @@ impl DesiredState {
             }
         }
         finished
+    }
+
+    /// There was room for a service after all. It has taken frontends, some of them perhaps from one that was refused too
+    /// and is not any more either: then who is to have them takes them back.
+    fn is_refused_no_more(&mut self, id: ServiceId, taken: &[Frontend]) {
+        self.elect_all(id);
+        for frontend in taken {
+            if let Some(winner) = self.claims.winner(frontend).filter(|&winner| winner != id) {
+                self.enqueue(winner);
+                self.enqueue(id);
+            }
+        }
     }
 
     /// Those of the frontends that this service has, although it was refused, because nobody else can have them.

@@ -7,9 +7,6 @@ pub const PACKET_V4: u32 = 98;
 /// As above, IPv6.
 pub const PACKET_V6: u32 = 118;
 
-/// Entries of the tables that the lookup floors read: as many as conntrack has by default.
-pub const TABLE_ENTRIES: usize = 1 << 18;
-
 /// Which packets the prelude writes.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

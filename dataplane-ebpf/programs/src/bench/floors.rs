@@ -11,11 +11,11 @@ use dataplane_core::{
     wire::{Ipv4Address, Ipv6Address},
 };
 
-use super::{
-    config::TABLE_ENTRIES,
-    prelude::{PacketV4, PacketV6, Settings},
-};
+use super::prelude::{PacketV4, PacketV6, Settings};
 use crate::helpers;
+
+/// As many as conntrack has by default; the loader sets others.
+const TABLE_ENTRIES: usize = 1 << 18;
 
 #[btf_map(name = "bench_lru16")]
 static LRU16: LruHashMap<[u32; 4], [u64; 2], TABLE_ENTRIES> = LruHashMap::new();
