@@ -4,6 +4,7 @@
 //! other programs), [`toolchain`] (compilers for the BPF target) and [`packages`] (what to install).
 #![forbid(unsafe_code)]
 
+mod bench;
 mod budget;
 mod check_programs;
 mod cpio;
@@ -52,6 +53,8 @@ enum Chore {
     CheckPrograms(check_programs::Arguments),
     /// Load every program on this kernel and on Debian's 6.1 and 6.12 in virtual machines, under the verifier's budget
     Kernels(kernels::Arguments),
+    /// Measure, beside the floors and baselines of this machine, and write a table under target/bench
+    Bench(bench::Arguments),
     /// Break the programs line by line, and require that the agreement test notices each time
     Mutation(mutation::Arguments),
 }
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Chore::LintPrograms => lint_programs::run(),
         Chore::Kernels(arguments) => kernels::run(&arguments),
         Chore::Mutation(arguments) => mutation::run(&arguments),
+        Chore::Bench(arguments) => bench::run(&arguments),
         Chore::Test(arguments) => test::run(&arguments),
     };
     match result {

@@ -52,7 +52,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let unchanged = folder.join("unchanged.o");
     let started = Instant::now();
     copy::refresh(repo::root(), &tree.root)?;
-    programs::build_programs_with(&toolchain, &tree, &unchanged)?;
+    programs::build_programs_with(&toolchain, &tree, &[], &unchanged)?;
     match agreement(&unchanged)? {
         Outcome::Agrees => println!("unchanged: agrees, as it must ({} s)", started.elapsed().as_secs()),
         Outcome::Disagrees(said) | Outcome::Fails(said) => {
@@ -67,7 +67,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let object = folder.join(format!("{name}.o"));
         copy::refresh(repo::root(), &tree.root)?;
         mutation.apply(&tree.root)?;
-        programs::build_programs_with(&toolchain, &tree, &object)?;
+        programs::build_programs_with(&toolchain, &tree, &[], &object)?;
         // A change that the compiler sees no difference in would be "missed" for a reason of its own.
         if fs::read(&object)? == fs::read(&unchanged)? {
             bail!("the mutation {name} changes nothing in the programs");

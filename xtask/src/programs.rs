@@ -26,7 +26,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let toolchain = Toolchain::find()?;
     let committed = repo::object();
     let out = arguments.out.as_deref().unwrap_or(&committed);
-    build_programs_with(&toolchain, &Tree::committed(), out)?;
+    build_programs_with(&toolchain, &Tree::committed(), &[], out)?;
     // The versions describe the committed object; an object elsewhere is nobody's reference.
     if arguments.out.is_none() {
         fs::write(repo::object_versions(), toolchain.versions()?)?;
@@ -51,9 +51,12 @@ impl Tree {
 }
 
 /// Builds the programs of this tree and writes the object, stripped of DWARF but with BTF, to `out`.
-pub fn build_programs_with(toolchain: &Toolchain, tree: &Tree, out: &Path) -> Result<()> {
+pub fn build_programs_with(toolchain: &Toolchain, tree: &Tree, features: &[&str], out: &Path) -> Result<()> {
     let mut cargo = toolchain.cargo();
     cargo.current_dir(tree.root.join(repo::PROGRAMS)).args(["build", "--release", "--locked", "--quiet"]);
+    if !features.is_empty() {
+        cargo.args(["--features", &features.join(",")]);
+    }
     // cargo appends these to the flags of the crate's own configuration.
     cargo.arg("--config").arg(format!("target.{TARGET}.rustflags={:?}", remap_flags(toolchain, &tree.root)?));
     cargo.arg("--target-dir").arg(&tree.target);

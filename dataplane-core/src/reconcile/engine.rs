@@ -93,34 +93,31 @@ impl Engine {
         if batch.is_empty() {
             return done;
         }
-        let mut works: Vec<Option<Work>> = Vec::with_capacity(batch.len());
+        self.ledger.begin_batch();
+        let mut works: Vec<Work> = Vec::with_capacity(batch.len());
         let mut jobs: Vec<Job> = Vec::with_capacity(batch.len());
+        let mut refused = Vec::new();
         for work in batch {
-            let id = work.id;
-            match self.ledger.prepare(id, work.service.as_deref(), &work.frontends, &work.gone) {
+            match self.ledger.prepare(work.id, work.service.as_deref(), &work.frontends, &work.gone) {
                 Ok((rows, footprint)) => {
-                    jobs.push(Job::new(id, plan(rows, &footprint)));
-                    works.push(Some(work));
+                    jobs.push(Job::new(work.id, plan(rows, &footprint)));
+                    works.push(work);
                 }
-                Err(refusal) => {
-                    done.refused = true;
-                    let orphans = self.refuse(work, refusal, desired, &mut done);
-                    jobs.push(Job::new(id, orphans));
-                    works.push(None);
-                }
+                Err(refusal) => refused.push((work, refusal)),
             }
+        }
+        done.refused = !refused.is_empty();
+        for (work, refusal) in refused {
+            jobs.push(self.refuse(work, refusal, desired, &mut done));
         }
         apply(&mut jobs, &mut self.ledger, &*self.store);
 
+        // The refused come last, and are settled. What is still to be taken out for them is tried again with them.
+        for job in jobs.drain(works.len()..).filter(|job| job.error.is_some()) {
+            self.retries.failed(job.id, now, self.settings.backoff);
+        }
         let mut desired = desired.lock();
         for (job, work) in jobs.into_iter().zip(works) {
-            let Some(work) = work else {
-                // A refused service. What it left to be taken out of the tables is tried again with it.
-                if job.error.is_some() {
-                    self.retries.failed(job.id, now, self.settings.backoff);
-                }
-                continue;
-            };
             let outcome = self.judge(&job, now);
             done.finished |= desired.settle(work, outcome);
         }
@@ -152,15 +149,15 @@ impl Engine {
         batch
     }
 
-    /// Tells that there is no room for a service. Returns how to take the frontends out that serve for a service that
-    /// is gone, and that nobody but the refused one claims: what they hold may be the room that it needs.
+    /// Tells that there is no room for a service. What is left to do is to take the frontends out that serve for a
+    /// service that is gone, and that nobody but the refused one claims: what they hold may be the room that it needs.
     fn refuse(
         &mut self,
         work: Work,
         refusal: Refusal,
         desired: &Mutex<DesiredState>,
         done: &mut Done,
-    ) -> Vec<super::Op> {
+    ) -> Job {
         let id = work.id;
         let frontends = work.frontends.clone();
         self.retries.suspend(id);
@@ -170,7 +167,7 @@ impl Engine {
         done.finished |= desired.settle(work, Outcome::Refused(refusal));
         let still_won = desired.still_won(id, &frontends);
         drop(desired);
-        plan(Rows::default(), &self.ledger.orphans(id, &still_won))
+        Job::new(id, plan(Rows::default(), &self.ledger.orphans(id, &still_won)))
     }
 
     fn judge(&mut self, job: &Job, now: Duration) -> Outcome {

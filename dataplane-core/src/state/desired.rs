@@ -264,6 +264,23 @@ impl DesiredState {
         self.hand_over(handover);
     }
 
+    /// Whether a service has a frontend, or, where it was refused, would have it if there were room after all. Until
+    /// there is, nothing is taken from who has it.
+    pub(super) fn would_win(&self, id: ServiceId, frontend: &Frontend) -> bool {
+        let Some(winner) = self.claims.winner(frontend) else {
+            return false;
+        };
+        if winner == id {
+            return true;
+        }
+        let refused = self.objects.get(id.0).is_some_and(Object::is_refused);
+        refused && {
+            let rank = |id| rank(&self.objects, &self.owners, id);
+            let with_room = rank(id).map(|(_, yields, precedence, names)| (true, yields, precedence, names));
+            with_room > rank(winner)
+        }
+    }
+
     /// Changes what a service is to be in the tables.
     pub(super) fn set_service(&mut self, id: ServiceId, service: Option<Arc<Service>>) {
         let Some(object) = self.objects.get_mut(id.0) else {

@@ -22,7 +22,7 @@ fn options_and_extension_headers_are_stepped_over() {
     host.serve(V6, TCP);
     for words in [0, 1, 10] {
         let frame = syn(V4, |frame| frame.ip_options = words);
-        assert_forwarded(&host.from_client(&frame), &frame, V4.client, V4.backend);
+        assert_forwarded(&host.client_sends(&frame), &frame, V4.client, V4.backend);
     }
     let lists: [&[Extension]; 4] = [
         &[Extension::HopByHop(0)],
@@ -32,7 +32,7 @@ fn options_and_extension_headers_are_stepped_over() {
     ];
     for list in lists {
         let frame = syn(V6, |frame| frame.extensions = list.to_vec());
-        assert_forwarded(&host.from_client(&frame), &frame, V6.client, V6.backend);
+        assert_forwarded(&host.client_sends(&frame), &frame, V6.client, V6.backend);
     }
 }
 
@@ -88,7 +88,7 @@ fn a_packet_on_its_last_hop_is_dropped_and_opens_nothing() {
         }
         assert_eq!((host.counters(service).drops, host.entries()), (4, 0));
         let frame = syn(cast, |frame| frame.hop_limit = 2);
-        assert_forwarded(&host.from_client(&frame), &frame, cast.client, cast.backend);
+        assert_forwarded(&host.client_sends(&frame), &frame, cast.client, cast.backend);
     }
 }
 
@@ -108,13 +108,13 @@ fn a_packet_too_big_for_its_route_is_split_by_the_stack_or_dropped() {
         assert_eq!(host.entries(), 0);
         let left = host.at(Hook::Xdp, &big);
         assert_untouched(&left, &towards_front(&big), Verdict::Leave(LeaveReason::TooBig));
-        assert_forwarded(&host.from_client(&fits), &fits, cast.client, cast.backend);
+        assert_forwarded(&host.client_sends(&fits), &fits, cast.client, cast.backend);
     }
     let mut host = Host::new();
     host.serve(V4, UDP);
     let mut may_be_split = udp(V4.client, V4.service).payload(&[7; 1600]);
     may_be_split.fragment = 0;
-    let delivered = host.from_client(&may_be_split);
+    let delivered = host.client_sends(&may_be_split);
     assert_eq!(delivered.verdict, Verdict::Deliver);
     let seen = Dissected::of(&delivered.frame).unwrap();
     assert_eq!(seen.hop_limit, 64, "the stack takes the hop");
@@ -148,11 +148,11 @@ fn routes_that_lead_nowhere_drop() {
     host.serve(V4, TCP);
     host.simulator.routes_mut().insert("198.51.100.2/32".parse().unwrap(), Target::Unreachable);
     let frame = syn(V4, |_| {});
-    assert_eq!(host.from_client(&frame).verdict, Verdict::Drop(DropReason::Unreachable));
+    assert_eq!(host.client_sends(&frame).verdict, Verdict::Drop(DropReason::Unreachable));
     let mut front = SimulatedInterface::new(FRONT, FRONT_MAC);
     front.forwarding = false;
     host.simulator.add_interface(front).unwrap();
-    assert_eq!(host.from_client(&frame).verdict, Verdict::Drop(DropReason::ForwardingOff));
+    assert_eq!(host.client_sends(&frame).verdict, Verdict::Drop(DropReason::ForwardingOff));
 }
 
 #[test]

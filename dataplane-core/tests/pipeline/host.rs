@@ -112,12 +112,12 @@ impl Host {
     }
 
     /// What a client sends, through XDP and, where that leaves it, ingress.
-    pub fn from_client(&self, frame: &Frame) -> Outcome {
+    pub fn client_sends(&self, frame: &Frame) -> Outcome {
         self.simulator.receive(FRONT, &towards_front(frame))
     }
 
     /// What a backend sends, likewise.
-    pub fn from_backend(&self, frame: &Frame) -> Outcome {
+    pub fn backend_sends(&self, frame: &Frame) -> Outcome {
         self.simulator.receive(BACK, &frame.clone().link(BACK_MAC, BACKEND_MAC).build())
     }
 

@@ -40,16 +40,16 @@ struct SkbPacket {
 #[inline(always)]
 pub fn run(context: *mut __sk_buff, hook: Hook) -> i32 {
     let skb = Skb(context);
-    let kernel = Kernel::new(context.cast());
     let bytes = skb.bytes();
     let wanted = if skb.len() < HEADERS { skb.len() } else { HEADERS };
     if bytes.data + wanted as usize > bytes.end && skb.pull(wanted).is_err() {
         return NEXT;
     }
     let mut packet = SkbPacket { skb, hook, action: DROP, egress: 0 };
-    let Some(work) = maps::workspaces(hook) else {
+    let Some((work, route)) = maps::room(hook) else {
         return DROP;
     };
+    let kernel = Kernel::new(context.cast(), route);
     let verdict = process(&mut packet, &kernel, work);
     kernel.report(verdict, packet.egress);
     match verdict {

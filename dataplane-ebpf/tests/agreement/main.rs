@@ -5,6 +5,8 @@
 //! kernel's own, and what the simulator does is plain Rust. A difference prints a line that begins with
 //! `DISAGREEMENT`, the seed and the frame.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests may, as tests may.
+
 mod compare;
 mod traffic;
 mod world;
@@ -53,7 +55,7 @@ fn kernel_and_simulator_agree() {
             world.change(&mut rng);
         }
         let (hook, interface, frame) = traffic.next(&world, &mut rng);
-        let random = rng.next() as u32;
+        let random = rng.draw() as u32;
         let verdict =
             one(&mut world, &mut traffic, Case { seed, number, hook, interface, frame, random, now });
         seen.insert(verdict);
