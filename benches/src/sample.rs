@@ -119,11 +119,8 @@ mod tests {
     }
 
     #[test]
-    fn sampling_ends_with_enough_quiet_samples_or_with_the_time() {
+    fn sampling_ends_with_the_time_or_with_an_error() {
         let mut gate = Gate::calibrate(Duration::from_millis(5));
-        let enough = Limits { quiet: 2, time: Duration::from_secs(60) };
-        let figure = gated(&mut gate, enough, || Ok::<_, ()>(1.0)).unwrap();
-        assert_eq!((figure.quiet, figure.median), (2, 1.0));
         let never = Limits { quiet: usize::MAX, time: Duration::ZERO };
         assert_eq!(gated(&mut gate, never, || Ok::<_, ()>(1.0)).unwrap().samples, 1);
         assert_eq!(gated(&mut gate, never, || Err::<f64, _>("refused")), Err("refused"));

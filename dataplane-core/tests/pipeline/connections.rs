@@ -204,5 +204,10 @@ fn one_source_port_towards_one_backend_by_two_services_is_refused() {
         host.backend_sends(&tcp(cast.backend, cast.client, RST));
         assert_forwarded(&host.client_sends(&syn), &syn, cast.client, cast.backend);
         assert_forwarded(&host.backend_sends(&answer), &answer, &other_vip, cast.client);
+
+        // A straggler of the first one does not mark the second one's replies as over.
+        host.client_sends(&tcp(cast.client, cast.service, RST));
+        host.pass(Duration::from_secs(11));
+        assert_forwarded(&host.backend_sends(&answer), &answer, &other_vip, cast.client);
     }
 }

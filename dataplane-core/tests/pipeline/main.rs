@@ -7,4 +7,5 @@
 mod choices;
 mod connections;
 mod frames;
+mod guards;
 mod host;

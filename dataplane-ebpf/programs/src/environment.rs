@@ -29,14 +29,24 @@ impl Kernel {
     pub fn new(context: *mut c_void, route: &'static mut RouteRoom) -> Self {
         Self { context, route: Cell::new(Some(route)) }
     }
+}
 
-    /// Tells tests what became of the packet.
-    #[inline(always)]
-    pub fn report(&self, verdict: Verdict, egress: u32) {
-        if maps::is_deterministic() {
-            maps::set_test_output(TestInput::Verdict, u64::from(verdict.number()) | 1 << 32);
-            maps::set_test_output(TestInput::Egress, egress.into());
-        }
+/// Tells tests what became of the packet.
+#[inline(always)]
+pub fn report(verdict: Verdict) {
+    if maps::is_deterministic() {
+        maps::set_test_output(TestInput::Verdict, u64::from(verdict.number()) | 1 << 32);
+    }
+}
+
+/// Tells tests where the packet was sent.
+#[inline(always)]
+pub fn report_hop(hop: &NextHop) {
+    if maps::is_deterministic() {
+        let [a, b, c, d] = hop.gateway.address;
+        maps::set_test_output(TestInput::Egress, hop.interface.into());
+        maps::set_test_output(TestInput::GatewayHigh, u64::from(a) << 32 | u64::from(b));
+        maps::set_test_output(TestInput::GatewayLow, u64::from(c) << 32 | u64::from(d));
     }
 }
 

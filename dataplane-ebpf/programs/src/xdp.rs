@@ -10,7 +10,7 @@ use dataplane_core::{
 };
 
 use crate::{
-    environment::Kernel,
+    environment::{self, Kernel},
     helpers::{self, Xdp},
     maps,
 };
@@ -18,7 +18,6 @@ use crate::{
 struct XdpPacket {
     xdp: Xdp,
     action: u32,
-    egress: u32,
 }
 
 #[inline(always)]
@@ -27,9 +26,9 @@ pub fn run(context: *mut xdp_md) -> u32 {
         return xdp_action::XDP_ABORTED;
     };
     let kernel = Kernel::new(context.cast(), route);
-    let mut packet = XdpPacket { xdp: Xdp(context), action: xdp_action::XDP_ABORTED, egress: 0 };
+    let mut packet = XdpPacket { xdp: Xdp(context), action: xdp_action::XDP_ABORTED };
     let verdict = process(&mut packet, &kernel, work);
-    kernel.report(verdict, packet.egress);
+    environment::report(verdict);
     match verdict {
         Verdict::Pass(_) | Verdict::Leave(_) | Verdict::Deliver => xdp_action::XDP_PASS,
         Verdict::Forward => packet.action,
@@ -83,7 +82,7 @@ impl Packet for XdpPacket {
 
     #[inline(always)]
     fn send(&mut self, hop: &NextHop) -> Result<(), ApplyError> {
-        self.egress = hop.interface;
+        environment::report_hop(hop);
         self.write(0, [hop.link.destination, hop.link.source]).ok_or(ApplyError)?;
         self.action = if hop.interface == self.interface() {
             xdp_action::XDP_TX
