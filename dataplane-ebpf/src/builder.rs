@@ -25,9 +25,12 @@ pub struct Builder {
     pub(crate) capacity: Capacity,
     pub(crate) timeouts: Timeouts,
     pub(crate) uplinks: Vec<Uplink>,
+    // Set by tests only: see `testing`.
     pub(crate) deterministic: bool,
     pub(crate) object: Option<Vec<u8>>,
     pub(crate) single_operations: bool,
+    pub(crate) further_programs: Vec<&'static str>,
+    pub(crate) further_maps: Vec<(&'static str, u32)>,
 }
 
 impl Builder {
@@ -72,14 +75,14 @@ impl Builder {
             Some(ref bytes) => bytes.as_slice().into(),
             None => object::bytes()?,
         };
-        features.require(object::check(&bytes)?)?;
+        features.require(object::check(&bytes, &self.further_programs)?)?;
         check_capacity(&self.capacity)?;
         let network = Arc::new(Network::open()?);
         let uplinks = self.resolve(&network)?;
 
         let mut ebpf = self.load(&bytes)?;
         // The programs name their maps by descriptor until they are loaded.
-        for name in [XDP, INGRESS, EGRESS] {
+        for name in [XDP, INGRESS, EGRESS].iter().chain(&self.further_programs) {
             load_program(&mut ebpf, name)?;
         }
         let batch = features.batch && !self.single_operations;
@@ -119,6 +122,9 @@ impl Builder {
         loader.override_global(DETERMINISTIC, &deterministic, true);
         for spec in MAPS {
             loader.map_max_entries(spec.name, (spec.entries)(&self.capacity));
+        }
+        for (name, entries) in &self.further_maps {
+            loader.map_max_entries(name, *entries);
         }
         loader.load(bytes).map_err(|error| self.load_error(error))
     }

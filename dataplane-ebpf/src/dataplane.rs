@@ -3,7 +3,7 @@
 use std::{os::fd::AsFd, sync::Arc};
 
 use aya::programs::Program;
-use dataplane_core::abi::{INTERFACE_XDP_SEND, InterfaceEntry};
+use dataplane_core::abi::{INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry};
 use parking_lot::Mutex;
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 /// A dataplane in the kernel: programs on interfaces, and their tables.
 ///
 /// Two of them do not notice each other, in one process or in several, in one network namespace or in several, as long
-/// as their uplinks differ.
+/// as their uplinks differ. On one uplink a second one is refused at XDP and clsact, and both see packets at tcx.
 ///
 /// Dropping it detaches its programs: the kernel does so with the last descriptor of a link, also where the process is
 /// killed. Only filters on clsact, which are no files, stay behind a process that is killed; the next one to open takes
@@ -77,7 +77,7 @@ impl EbpfDataplane {
             let programs = programs(&ebpf)?;
             for (uplink, link) in uplinks {
                 // A program must find its interface from its first packet on.
-                tables.set_interface(&entry(link, uplink.zone, false))?;
+                tables.set_interface(&entry(link, uplink.zone, 0))?;
                 attached.push(Attached::new(&network, uplink, link, programs, features.tcx)?);
             }
         }
@@ -142,7 +142,7 @@ impl EbpfDataplane {
     /// whether it takes frames from XDP now. Tables and [`warnings`](Self::warnings) follow.
     ///
     /// To be called now and then, and when an interface is known to have changed. Cost: a few system calls for each
-    /// uplink. Warnings about settings under /proc are those of the calling thread's network namespace.
+    /// uplink, from whatever network namespace.
     ///
     /// # Errors
     /// [`Error::InterfaceVanished`] for the first uplink that is gone; the others were looked at all the same.
@@ -173,10 +173,13 @@ impl EbpfDataplane {
             index: report.index,
         })?;
         let runs = !matches!(report.xdp, XdpAttachment::Off(_));
-        report.xdp_send = can_send(&self.network, &link, &report.xdp, native);
-        self.tables.set_interface(&entry(&link, report.zone, report.xdp_send))?;
+        report.xdp_redirect = can_redirect(&self.network, &link, &report.xdp, native);
+        report.xdp_tx = can_transmit(&self.network, &link, &report.xdp);
+        let redirect = if report.xdp_redirect { INTERFACE_XDP_REDIRECT } else { 0 };
+        let flags = redirect | if report.xdp_tx { INTERFACE_XDP_TX } else { 0 };
+        self.tables.set_interface(&entry(&link, report.zone, flags))?;
         warnings.extend(check_interface(&self.network, &link, runs));
-        if runs && !report.xdp_send {
+        if runs && !report.xdp_redirect {
             warnings.push(Warning::XdpCannotSend { interface: link.name.clone(), veth: link.is_veth() });
         }
         Ok(())
@@ -205,30 +208,34 @@ fn programs(ebpf: &aya::Ebpf) -> Result<Programs<'_>, Error> {
     Ok(Programs { xdp: fd(XDP)?, ingress: fd(INGRESS)?, egress: fd(EGRESS)? })
 }
 
-fn entry(link: &LinkState, zone: u16, xdp_send: bool) -> InterfaceEntry {
-    InterfaceEntry {
-        index: link.index,
-        zone,
-        flags: if xdp_send { INTERFACE_XDP_SEND } else { 0 },
-        mac: link.mac.unwrap_or_default(),
-        reserved: 0,
-    }
+fn entry(link: &LinkState, zone: u16, flags: u16) -> InterfaceEntry {
+    InterfaceEntry { index: link.index, zone, flags, mac: link.mac.unwrap_or_default(), reserved: 0 }
 }
 
-/// Whether frames that XDP sends out of an interface get anywhere. `native`: whether XDP runs in any uplink's driver.
+/// Whether an interface takes frames that XDP sends there from another one. `native`: whether XDP runs in any uplink's
+/// driver.
 ///
 /// In doubt it is no, and tc sends them: a frame that a driver can't take is lost without a trace.
-fn can_send(network: &Network, link: &LinkState, xdp: &XdpAttachment, native: bool) -> bool {
+fn can_redirect(network: &Network, link: &LinkState, xdp: &XdpAttachment, native: bool) -> bool {
+    // For a veth the kernel says so where its other end has GRO on, or an XDP program.
     let takes_frames = || network.xdp_features(link.index).map(|features| features.takes_frames());
     match xdp {
-        // Frames that it gets from itself need an XDP program in the driver at the other end of the wire.
-        XdpAttachment::Native if link.is_veth() => {
-            network.peer(link).and_then(|peer| peer.xdp).is_some_and(|xdp| xdp.native)
-        }
         // Before 6.3 nobody tells; a driver that runs XDP can nearly always send, too.
-        XdpAttachment::Native => takes_frames().unwrap_or(true),
+        XdpAttachment::Native => takes_frames().unwrap_or(!link.is_veth()),
         // XDP in the stack sends like the stack; in a driver it needs the other driver's consent.
         XdpAttachment::Generic if !native => true,
         XdpAttachment::Generic | XdpAttachment::Off(_) => native && takes_frames().unwrap_or(false),
+    }
+}
+
+/// Whether frames that arrived at an interface can be sent out of it again by XDP.
+fn can_transmit(network: &Network, link: &LinkState, xdp: &XdpAttachment) -> bool {
+    match xdp {
+        // A veth loses them without an XDP program in the driver at its other end.
+        XdpAttachment::Native if link.is_veth() => {
+            network.peer(link).and_then(|peer| peer.xdp).is_some_and(|xdp| xdp.native)
+        }
+        XdpAttachment::Native | XdpAttachment::Generic => true,
+        XdpAttachment::Off(_) => false,
     }
 }

@@ -21,7 +21,7 @@ use dataplane_core::{
 use crate::Error;
 
 /// The object that is embedded.
-static EMBEDDED: &[u8] = include_bytes_aligned!("../object/forebay.bpf.o");
+pub(crate) static EMBEDDED: &[u8] = include_bytes_aligned!("../object/forebay.bpf.o");
 
 /// A file that is loaded instead of the embedded object where this variable names one. For tests and CI, which build
 /// mutants and other versions; a program that people run has no reason to set it.
@@ -128,11 +128,12 @@ fn has_section(program: &str, section: &ProgramSection) -> bool {
 }
 
 /// Checks that an object has the maps and programs that this crate knows, and tells whether its programs need the
-/// kernel's own BTF. Further maps are the programs' own business; further programs would never be attached.
+/// kernel's own BTF. Further maps are the programs' own business; further programs would never be attached, so that
+/// only those are let through that a test asks for.
 ///
 /// # Errors
 /// [`Error::Object`] with the first difference.
-pub(crate) fn check(bytes: &[u8]) -> Result<bool, Error> {
+pub(crate) fn check(bytes: &[u8], further: &[&str]) -> Result<bool, Error> {
     let refuse = |reason: String| Err(Error::Object { reason });
     let object = match Object::parse(bytes) {
         Ok(object) => object,
@@ -151,13 +152,13 @@ pub(crate) fn check(bytes: &[u8]) -> Result<bool, Error> {
             ));
         }
     }
-    for name in [XDP, INGRESS, EGRESS] {
-        if !object.programs.contains_key(name) {
+    for name in [XDP, INGRESS, EGRESS].iter().chain(further) {
+        if !object.programs.contains_key(*name) {
             return refuse(format!("it has no program {name}"));
         }
     }
     for (name, program) in &object.programs {
-        if !has_section(name, &program.section) {
+        if !further.contains(&name.as_str()) && !has_section(name, &program.section) {
             return refuse(format!("its program {name} stands in section {:?}", program.section));
         }
     }
@@ -170,7 +171,16 @@ mod tests {
 
     #[test]
     fn the_committed_object_is_what_this_crate_was_built_for() {
-        check(EMBEDDED).unwrap_or_else(|error| panic!("{error}"));
+        check(EMBEDDED, &[]).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    #[test]
+    fn the_committed_object_has_the_default_capacities() {
+        let object = Object::parse(EMBEDDED).unwrap();
+        for spec in MAPS {
+            let entries = object.maps[spec.name].max_entries();
+            assert_eq!(entries, (spec.entries)(&Capacity::default()), "{}", spec.name);
+        }
     }
 
     #[test]
@@ -180,8 +190,17 @@ mod tests {
     }
 
     #[test]
+    fn a_further_program_must_be_there() {
+        let result = check(EMBEDDED, &["forebay_nowhere"]);
+        assert!(
+            matches!(&result, Err(Error::Object { reason }) if reason.contains("forebay_nowhere")),
+            "{result:?}"
+        );
+    }
+
+    #[test]
     fn something_else_is_no_object() {
-        assert!(matches!(check(b"no ELF file"), Err(Error::Object { .. })));
-        assert!(matches!(check(&[]), Err(Error::Object { .. })));
+        assert!(matches!(check(b"no ELF file", &[]), Err(Error::Object { .. })));
+        assert!(matches!(check(&[], &[]), Err(Error::Object { .. })));
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! For the agreement test, benches and tests of the verifier; feature `testing`.
 
-use std::time::Duration;
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    time::Duration,
+};
 
 use aya::{TestRun, TestRunOptions, programs::Program};
 use dataplane_core::{
@@ -27,6 +30,38 @@ const HEADROOM: usize = 256;
 #[derive(Debug)]
 pub struct TestDataplane {
     plane: EbpfDataplane,
+}
+
+impl Builder {
+    /// Writes, removes and lists entries one by one, as on a kernel without batch commands.
+    pub fn without_batches(mut self) -> Self {
+        self.single_operations = true;
+        self
+    }
+
+    /// Loads this object instead of the embedded one.
+    pub fn object(mut self, bytes: Vec<u8>) -> Self {
+        self.object = Some(bytes);
+        self
+    }
+
+    /// Loads these programs of the object too. They share its maps and are attached nowhere: [`EbpfDataplane::run_named`]
+    /// runs them.
+    pub fn further_programs(mut self, names: &[&'static str]) -> Self {
+        self.further_programs.extend(names);
+        self
+    }
+
+    /// Gives one of the object's further maps room for so many entries.
+    pub fn further_map(mut self, name: &'static str, entries: u32) -> Self {
+        self.further_maps.push((name, entries));
+        self
+    }
+}
+
+/// The bytes of the embedded object.
+pub fn embedded_object() -> &'static [u8] {
+    crate::object::EMBEDDED
 }
 
 /// What a program did with a frame.
@@ -106,6 +141,15 @@ impl EbpfDataplane {
             Hook::Ingress => INGRESS,
             Hook::Egress => EGRESS,
         };
+        self.run_named(name, frame, interface, repeat)
+    }
+
+    /// Runs the program of this name, one of the three or one of [`Builder::further_programs`], as [`run`](Self::run)
+    /// does. At tc the frame arrives.
+    ///
+    /// # Errors
+    /// [`Error::TestRun`], and [`Error::Object`] where it was not loaded.
+    pub fn run_named(&self, name: &str, frame: &[u8], interface: u32, repeat: u32) -> Result<Outcome, Error> {
         let mut out = vec![0; frame.len().saturating_add(HEADROOM)];
         let xdp = XdpMetadata {
             data_end: u32::try_from(frame.len()).unwrap_or(u32::MAX),
@@ -113,18 +157,23 @@ impl EbpfDataplane {
             ..XdpMetadata::default()
         };
         let skb = SocketBuffer {
-            ingress_ifindex: if hook == Hook::Ingress { interface } else { 0 },
+            ingress_ifindex: if name == EGRESS { 0 } else { interface },
             ifindex: interface,
             ..SocketBuffer::default()
         };
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
-        options.ctx_in = Some(if hook == Hook::Xdp { xdp.as_bytes() } else { skb.as_bytes() });
         options.repeat = repeat;
         let result = match self.ebpf.program(name) {
-            Some(Program::Xdp(program)) => program.test_run(options),
-            Some(Program::SchedClassifier(program)) => program.test_run(options),
+            Some(Program::Xdp(program)) => {
+                options.ctx_in = Some(xdp.as_bytes());
+                program.test_run(options)
+            }
+            Some(Program::SchedClassifier(program)) => {
+                options.ctx_in = Some(skb.as_bytes());
+                program.test_run(options)
+            }
             _ => return Err(Error::Object { reason: format!("it has no program {name}") }),
         };
         let result = result.map_err(|error| Error::TestRun {
@@ -134,6 +183,27 @@ impl EbpfDataplane {
         })?;
         out.truncate(result.data_size_out as usize);
         Ok(Outcome { returned: result.return_value, frame: out, duration: result.duration })
+    }
+
+    /// How many instructions the verifier walked through in the program of this name; `None` where it was not loaded, or
+    /// the kernel does not tell.
+    pub fn verified_instructions(&self, name: &str) -> Option<u32> {
+        let info = match self.ebpf.program(name)? {
+            Program::Xdp(program) => program.info(),
+            Program::SchedClassifier(program) => program.info(),
+            _ => return None,
+        };
+        info.ok()?.verified_instruction_count()
+    }
+
+    /// A map of the object that is its programs' own business, as [`KernelTables::map_fd`](crate::KernelTables::map_fd)
+    /// gives the others.
+    pub fn further_map_fd(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        use aya::maps::Map::{Array, LruHashMap};
+        match self.ebpf.map(name)? {
+            Array(map) | LruHashMap(map) => Some(map.fd().as_fd()),
+            _ => None,
+        }
     }
 }
 

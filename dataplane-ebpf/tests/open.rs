@@ -1,40 +1,24 @@
 //! Opening and closing: which hooks are got and why, and how everything that can be in the way is named.
+#![allow(clippy::unwrap_used, reason = "a test panics where it cannot go on")]
 
-use std::sync::Arc;
+mod common;
 
-use dataplane_core::tables::{Capacity, Store};
+use std::{os::unix::process::ExitStatusExt, sync::Arc};
+
+use common::{Host, in_child, is_child, small};
+use dataplane_core::{
+    abi::{ABI_VERSION, INTERFACE_PLACES, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, Setting},
+    pipeline::{Hook, Timeouts, Verdict},
+    tables::{Capacity, Store},
+};
 use dataplane_ebpf::{
-    Builder, EbpfDataplane, Error, KernelTables, Order, PeerChecksums, TcAttachment, TcMode, Uplink, Warning,
-    XdpAttachment, XdpMode, XdpOff,
+    Builder, EbpfDataplane, Error, Features, KernelTables, Order, PeerChecksums, TcAttachment, TcMode,
+    Uplink, Warning, XdpAttachment, XdpMode, XdpOff,
 };
 use dataplane_testkit::{
-    net::{Interface, Namespace, Offload, veth},
+    net::{Namespace, Offload, veth},
     require_kernel,
 };
-
-fn small() -> Builder {
-    EbpfDataplane::builder().unpinned().capacity(Capacity::small())
-}
-
-/// A host with one uplink, and what is at its other end.
-struct Host {
-    host: Namespace,
-    uplink: Interface,
-    far: Interface,
-}
-
-impl Host {
-    fn new(label: &str) -> Self {
-        let host = Namespace::new(format!("{label} host")).unwrap();
-        let peer = Namespace::new(format!("{label} peer")).unwrap();
-        let (uplink, far) = veth(&host, "uplink", &peer, "far").unwrap();
-        Self { host, uplink, far }
-    }
-
-    fn open(&self, builder: Builder) -> Result<EbpfDataplane, Error> {
-        self.host.run(|| builder.open())
-    }
-}
 
 #[test]
 fn handles_can_go_anywhere() {
@@ -43,7 +27,10 @@ fn handles_can_go_anywhere() {
     anywhere::<KernelTables>();
     anywhere::<Error>();
     anywhere::<Builder>();
-    let _: fn(Arc<KernelTables>) -> Arc<dyn Store> = |tables| tables;
+    fn object_safe(tables: Arc<KernelTables>) -> Arc<dyn Store> {
+        tables
+    }
+    let _ = object_safe;
 }
 
 #[test]
@@ -55,6 +42,483 @@ fn automatic_choice_on_a_veth_is_tcx_and_says_why() {
     assert_eq!((attachment.interface.as_str(), attachment.index), ("uplink", host.uplink.index()));
     assert_eq!(attachment.xdp, XdpAttachment::Off(XdpOff::Veth));
     assert!(attachment.to_string().contains("veth"), "{attachment}");
-    assert_eq!(attachment.tc, TcAttachment::Tcx);
+    let tcx = plane.features().tcx;
+    assert_eq!(attachment.tc, if tcx { TcAttachment::Tcx } else { TcAttachment::ClsactForLackOfTcx });
+    assert!(!attachment.xdp_redirect && !attachment.xdp_tx);
     plane.detach().unwrap();
+}
+
+#[test]
+fn the_tables_know_the_uplinks_and_the_time_outs() {
+    require_kernel!();
+    let host = Host::new("known");
+    let timeouts = Timeouts { udp: 1_000, ..Timeouts::default() };
+    let plane = host.open(small().timeouts(timeouts).uplink(Uplink::named("uplink").zone(7))).unwrap();
+    let tables = plane.tables();
+    assert_eq!(tables.config().load(Setting::AbiVersion as u32, 0), Some(ABI_VERSION));
+    // 1 s in units of 2^27 ns, rounded up.
+    assert_eq!(tables.config().load(Setting::Udp as u32, 0), Some(8));
+    let place = host.uplink.index() % INTERFACE_PLACES;
+    let mac = host.uplink.mac().unwrap();
+    let first = u64::from(host.uplink.index()) | 7 << 32;
+    let second = u64::from_ne_bytes([mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], 0, 0]);
+    assert_eq!(tables.interfaces().load(place, 0), Some(first));
+    assert_eq!(tables.interfaces().load(place, 1), Some(second));
+
+    let other = [2, 0, 0, 0, 0, 9];
+    host.uplink.set_mac(other).unwrap();
+    plane.refresh().unwrap();
+    assert_eq!(tables.interfaces().load(place, 1), Some(u64::from_ne_bytes([2, 0, 0, 0, 0, 9, 0, 0])));
+    plane.detach().unwrap();
+    assert_eq!(tables.interfaces().load(place, 0), Some(0));
+}
+
+/// Every hook sees packets, and none does after the dataplane has gone: by the program's own counters.
+#[test]
+fn attached_programs_see_packets_until_they_are_detached() {
+    require_kernel!();
+    let automatic = if has_tcx() { TcAttachment::Tcx } else { TcAttachment::ClsactForLackOfTcx };
+    let choices = [
+        (XdpMode::Off, TcMode::Tcx, TcAttachment::Tcx, XdpAttachment::Off(XdpOff::NotWanted)),
+        (XdpMode::Off, TcMode::Clsact, TcAttachment::Clsact, XdpAttachment::Off(XdpOff::NotWanted)),
+        (XdpMode::Generic, TcMode::Auto, automatic, XdpAttachment::Generic),
+        (XdpMode::Native, TcMode::Auto, automatic, XdpAttachment::Native),
+    ];
+    for (xdp, tc, tc_got, xdp_got) in
+        choices.into_iter().filter(|choice| has_tcx() || choice.1 != TcMode::Tcx)
+    {
+        for order in [Order::First, Order::Last] {
+            let host = Host::new("hooks");
+            host.address();
+            let plane =
+                host.open(small().uplink(Uplink::named("uplink").xdp(xdp).tc(tc).order(order))).unwrap();
+            let attachment = plane.attachments().remove(0);
+            assert_eq!((&attachment.xdp, attachment.tc), (&xdp_got, tc_got));
+            let tables = plane.tables();
+            host.ping();
+            assert!(seen(&tables, Hook::Ingress) > 0, "{attachment}");
+            assert!(seen(&tables, Hook::Egress) > 0, "{attachment}");
+            assert_eq!(seen(&tables, Hook::Xdp) > 0, xdp != XdpMode::Off, "{attachment}");
+            plane.refresh().unwrap();
+            plane.detach().unwrap();
+            let before = Hook::ALL.map(|hook| seen(&tables, hook));
+            host.ping();
+            assert_eq!(Hook::ALL.map(|hook| seen(&tables, hook)), before, "{attachment}");
+
+            // Dropping is the same as detaching, and what was used can be used again.
+            let plane = host.open(small().uplink(Uplink::named("uplink").xdp(xdp).tc(tc))).unwrap();
+            let tables = plane.tables();
+            // In another network namespace, whose interface of the same index is not ours.
+            Namespace::new("elsewhere").unwrap().run(|| drop(plane));
+            let before = Hook::ALL.map(|hook| seen(&tables, hook));
+            host.ping();
+            assert_eq!(Hook::ALL.map(|hook| seen(&tables, hook)), before, "{attachment}");
+        }
+    }
+}
+
+/// Kernels before 6.6 have none; the other choices are tested there.
+fn has_tcx() -> bool {
+    Features::probe().unwrap().tcx
+}
+
+#[test]
+fn tcx_is_refused_where_there_is_none() {
+    require_kernel!();
+    let host = Host::new("no tcx");
+    match host.open(small().uplink(Uplink::named("uplink").tc(TcMode::Tcx))) {
+        Ok(plane) => assert!(has_tcx() && plane.attachments()[0].tc == TcAttachment::Tcx),
+        Err(error) => assert!(!has_tcx() && error.to_string().contains("no tcx (6.6)"), "{error}"),
+    }
+}
+
+fn seen(tables: &KernelTables, hook: Hook) -> u64 {
+    Verdict::all().map(|verdict| tables.counters().verdict(hook, verdict).unwrap()).sum()
+}
+
+fn xdp_id(plane: &EbpfDataplane) -> u32 {
+    plane.programs().unwrap().iter().find(|program| program.name == "forebay_xdp").unwrap().id
+}
+
+#[test]
+fn a_missing_interface_is_named() {
+    require_kernel!();
+    let host = Host::new("missing");
+    for name in ["eth7", "", "a-name-far-too-long-for-one", "far"] {
+        match host.open(small().uplink(Uplink::named(name))) {
+            Err(Error::InterfaceMissing { interface }) => assert_eq!(interface, name),
+            other => panic!("{name:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_interface_is_named_once() {
+    require_kernel!();
+    let host = Host::new("twice");
+    let builder = small().uplink(Uplink::named("uplink")).uplink(Uplink::named("uplink"));
+    assert!(matches!(host.open(builder), Err(Error::InterfaceTwice { interface }) if interface == "uplink"));
+}
+
+#[test]
+fn interfaces_that_share_a_place_are_refused() {
+    require_kernel!();
+    let host = Host::new("places");
+    let other = host.uplink.index() + INTERFACE_PLACES;
+    host.command("ip", &["link", "add", "other", "index", &other.to_string(), "type", "veth"]);
+    let builder = small().uplink(Uplink::named("uplink")).uplink(Uplink::named("other"));
+    match host.open(builder) {
+        Err(Error::InterfaceSlotTaken { interface, index, other: first, other_index }) => {
+            assert_eq!((interface.as_str(), index), ("other", other));
+            assert_eq!((first.as_str(), other_index), ("uplink", host.uplink.index()));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_interface_without_ethernet_is_refused() {
+    require_kernel!();
+    let host = Host::new("tun");
+    host.command("ip", &["tuntap", "add", "tun0", "mode", "tun"]);
+    let result = host.open(small().uplink(Uplink::named("tun0")));
+    assert!(
+        matches!(&result, Err(Error::InterfaceNotEthernet { interface, .. }) if interface == "tun0"),
+        "{result:?}"
+    );
+}
+
+#[test]
+fn a_taken_xdp_slot_is_left_alone_and_its_holder_named() {
+    require_kernel!();
+    let host = Host::new("taken");
+    let uplink = |mode| small().uplink(Uplink::named("uplink").xdp(mode));
+    // Where there is no tcx, both of them need a place of their own at clsact, too.
+    let last = |mode| small().uplink(Uplink::named("uplink").xdp(mode).order(Order::Last));
+    let holder = host.open(last(XdpMode::Native)).unwrap();
+
+    for mode in [XdpMode::Native, XdpMode::Generic] {
+        match host.open(uplink(mode)) {
+            Err(error @ Error::XdpTaken { .. }) => {
+                let text = error.to_string();
+                assert!(text.contains("uplink") && text.contains("forebay_xdp"), "{text}");
+                let Error::XdpTaken { program_id, .. } = error else { unreachable!() };
+                assert_eq!(program_id, Some(xdp_id(&holder)));
+            }
+            other => panic!("{mode:?}: {other:?}"),
+        }
+    }
+    // Who has it still has it.
+    holder.refresh().unwrap();
+    host.address();
+    host.ping();
+    assert!(seen(&holder.tables(), Hook::Xdp) > 0);
+    drop(holder);
+    host.open(uplink(XdpMode::Native)).unwrap().detach().unwrap();
+}
+
+/// A program that was put there by netlink, as `ip link` does, is one that an attempt by netlink would replace.
+#[test]
+fn a_program_that_is_no_link_is_left_alone_too() {
+    require_kernel!();
+    let host = Host::new("by netlink");
+    let other = host.open(small()).unwrap();
+    host.attach_xdp_by_netlink(xdp_id(&other));
+    let before = host.xdp_program();
+    assert_eq!(before, Some(xdp_id(&other)));
+    for mode in [XdpMode::Native, XdpMode::Generic] {
+        let result = host.open(small().uplink(Uplink::named("uplink").xdp(mode)));
+        assert!(
+            matches!(&result, Err(Error::XdpTaken { program_id, .. }) if *program_id == before),
+            "{result:?}"
+        );
+    }
+    assert_eq!(host.xdp_program(), before);
+}
+
+#[test]
+fn automatic_choice_leaves_a_taken_slot_alone() {
+    require_kernel!();
+    // Not a veth, and its driver has native XDP: a tap.
+    let host = Host::new("tap");
+    host.command("ip", &["tuntap", "add", "tap0", "mode", "tap"]);
+    let tap = || small().uplink(Uplink::named("tap0"));
+    let holder = host.open(tap()).unwrap();
+    assert_eq!(holder.attachments()[0].xdp, XdpAttachment::Native, "{:?}", holder.attachments());
+    let second = host.open(tap()).unwrap();
+    let attachment = second.attachments().remove(0);
+    let XdpAttachment::Off(XdpOff::Taken { program_name, .. }) = &attachment.xdp else {
+        panic!("{attachment:?}");
+    };
+    assert_eq!(program_name.as_deref(), Some("forebay_xdp"));
+    assert_eq!(attachment.tc, TcAttachment::Tcx);
+}
+
+#[test]
+fn automatic_choice_says_that_a_driver_has_no_xdp() {
+    require_kernel!();
+    let host = Host::new("bridge");
+    host.command("ip", &["link", "add", "br0", "type", "bridge"]);
+    let plane = host.open(small().uplink(Uplink::named("br0"))).unwrap();
+    let attachment = plane.attachments().remove(0);
+    assert!(
+        matches!(&attachment.xdp, XdpAttachment::Off(XdpOff::NoDriverSupport { driver }) if driver.as_deref() == Some("bridge")),
+        "{attachment:?}"
+    );
+    drop(plane);
+    match host.open(small().uplink(Uplink::named("br0").xdp(XdpMode::Native))) {
+        Err(error @ Error::Attach { .. }) => {
+            assert_eq!(error.errno(), Some(libc::EOPNOTSUPP));
+            assert!(error.to_string().contains("driver has no XDP"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_foreign_filter_on_clsact_is_left_alone() {
+    require_kernel!();
+    let host = Host::new("filter");
+    host.command("tc", &["qdisc", "add", "dev", "uplink", "clsact"]);
+    // A filter of classic BPF that matches nothing, with our handle but not our name.
+    let bytecode = ["handle", "0xf0eb", "bpf", "bytecode", "1,6 0 0 0", "flowid", "1:1"];
+    host.command(
+        "tc",
+        &[&["filter", "add", "dev", "uplink", "ingress", "prio", "1"][..], &bytecode].concat(),
+    );
+    host.command(
+        "tc",
+        &[&["filter", "add", "dev", "uplink", "egress", "prio", "65535", "protocol", "ip"][..], &bytecode]
+            .concat(),
+    );
+    let clsact = |order| small().uplink(Uplink::named("uplink").tc(TcMode::Clsact).order(order));
+    let result = host.open(clsact(Order::First));
+    assert!(matches!(&result, Err(Error::FilterTaken { priority: 1, .. })), "{result:?}");
+    // Nothing of ours stays: neither at egress, where there was room.
+    let left = host.command("tc", &["filter", "show", "dev", "uplink", "egress"]);
+    assert!(!left.contains("forebay"), "{left}");
+    // One protocol only at that priority: there is no room for a filter for all of them.
+    let result = host.open(clsact(Order::Last));
+    assert!(matches!(&result, Err(Error::FilterTaken { priority: 65535, .. })), "{result:?}");
+    host.command("tc", &["filter", "del", "dev", "uplink", "egress"]);
+    host.open(clsact(Order::Last)).unwrap().detach().unwrap();
+    let left = host.command("tc", &["filter", "show", "dev", "uplink", "ingress"]);
+    assert!(left.contains("bytecode") && !left.contains("forebay"), "{left}");
+}
+
+#[test]
+fn filters_of_a_living_dataplane_are_left_alone() {
+    require_kernel!();
+    let host = Host::new("living");
+    let clsact = || small().uplink(Uplink::named("uplink").xdp(XdpMode::Off).tc(TcMode::Clsact));
+    let first = host.open(clsact()).unwrap();
+    let result = host.open(clsact());
+    assert!(matches!(&result, Err(Error::FilterTaken { .. })), "{result:?}");
+    first.refresh().unwrap();
+    // The other place is free.
+    host.open(small().uplink(Uplink::named("uplink").tc(TcMode::Clsact).order(Order::Last))).unwrap();
+    first.refresh().unwrap();
+}
+
+#[test]
+fn filters_of_a_killed_process_are_replaced() {
+    const NAME: &str = "filters_of_a_killed_process_are_replaced";
+    let clsact = || small().uplink(Uplink::named("uplink").tc(TcMode::Clsact));
+    if is_child(NAME) {
+        let _plane = clsact().open().unwrap();
+        std::process::abort();
+    }
+    require_kernel!();
+    let host = Host::new("killed");
+    let filters = || {
+        host.command("tc", &["filter", "show", "dev", "uplink", "ingress"]).matches("forebay_ingress").count()
+    };
+    let output = host.host.run(|| in_child(NAME, &[]));
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{}", String::from_utf8_lossy(&output.stderr));
+    let left = filters();
+    assert!(left > 0);
+    let plane = host.open(clsact()).unwrap();
+    assert_eq!(filters(), left);
+    host.address();
+    host.ping();
+    assert!(seen(&plane.tables(), Hook::Ingress) > 0);
+    plane.detach().unwrap();
+    assert_eq!(filters(), 0);
+}
+
+#[test]
+fn a_vanished_interface_is_named() {
+    require_kernel!();
+    for (xdp, tc) in
+        [(XdpMode::Off, TcMode::Auto), (XdpMode::Off, TcMode::Clsact), (XdpMode::Native, TcMode::Auto)]
+    {
+        let host = Host::new("vanish");
+        let plane = host
+            .open(
+                small()
+                    .uplink(Uplink::named("uplink").xdp(xdp).tc(tc))
+                    .uplink(Uplink::named("lo").xdp(XdpMode::Off)),
+            )
+            .unwrap();
+        plane.refresh().unwrap();
+        let index = host.uplink.index();
+        host.uplink.delete().unwrap();
+        match plane.refresh() {
+            Err(Error::InterfaceVanished { interface, index: gone }) => {
+                assert_eq!((interface.as_str(), gone), ("uplink", index));
+            }
+            other => panic!("{other:?}"),
+        }
+        // What is left works and can be taken off.
+        plane.detach().unwrap();
+    }
+}
+
+#[test]
+fn two_dataplanes_do_not_notice_each_other() {
+    require_kernel!();
+    let (one, two) = (Host::new("one"), Host::new("two"));
+    one.address();
+    two.address();
+    let open = |host: &Host| host.open(small().uplink(Uplink::named("uplink"))).unwrap();
+    let (plane_one, plane_two) = (open(&one), open(&two));
+    one.ping();
+    let one_saw = seen(&plane_one.tables(), Hook::Ingress);
+    assert!(one_saw > 0);
+    let two_saw = seen(&plane_two.tables(), Hook::Ingress);
+    plane_one.tables().slots().store(8, &[42]).unwrap();
+    assert_eq!(plane_two.tables().slots().load(8, 0), Some(0));
+    plane_one.detach().unwrap();
+    two.ping();
+    assert!(seen(&plane_two.tables(), Hook::Ingress) > two_saw);
+
+    // Two in one namespace, with an uplink each.
+    let host = Host::new("both");
+    host.command("ip", &["link", "add", "second", "type", "veth"]);
+    let first = host.open(small().uplink(Uplink::named("uplink"))).unwrap();
+    let second = host.open(small().uplink(Uplink::named("second"))).unwrap();
+    first.detach().unwrap();
+    second.refresh().unwrap();
+}
+
+#[test]
+fn a_table_without_room_or_too_large_is_named() {
+    require_kernel!();
+    let host = Host::new("capacity");
+    let open = |capacity| host.open(EbpfDataplane::builder().unpinned().capacity(capacity));
+    let none = Capacity { conntrack: 0, ..Capacity::small() };
+    assert!(matches!(open(none), Err(Error::CapacityZero { table: "conntrack_v4" })));
+    let huge = Capacity { conntrack: u32::MAX, ..Capacity::small() };
+    match open(huge) {
+        Err(error @ Error::Map { .. }) => {
+            assert!(error.to_string().contains("conntrack_v"), "{error}");
+            assert!(matches!(error.errno(), Some(libc::E2BIG | libc::ENOMEM | libc::EINVAL)), "{error:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_host_is_looked_at() {
+    require_kernel!();
+    let host = Host::new("host");
+    let open = || host.open(small().uplink(Uplink::named("uplink"))).unwrap().warnings();
+    let has = |warnings: &[Warning], setting: &str| {
+        warnings.iter().any(|warning| warning.to_string().contains(setting))
+    };
+
+    host.host.sysctl("net/ipv4/conf/uplink/forwarding", "0").unwrap();
+    host.host.sysctl("net/ipv6/conf/uplink/forwarding", "0").unwrap();
+    host.host.sysctl("net/ipv4/conf/uplink/rp_filter", "1").unwrap();
+    let warnings = open();
+    for setting in [
+        "net.ipv4.conf.uplink.forwarding",
+        "net.ipv6.conf.uplink.forwarding",
+        "net.ipv4.conf.uplink.rp_filter",
+    ] {
+        assert!(has(&warnings, setting), "{setting}: {warnings:?}");
+    }
+
+    host.host.sysctl("net/ipv4/conf/uplink/forwarding", "1").unwrap();
+    host.host.sysctl("net/ipv6/conf/uplink/forwarding", "1").unwrap();
+    host.host.sysctl("net/ipv4/conf/uplink/rp_filter", "2").unwrap();
+    assert_eq!(open(), []);
+    host.host
+        .sysctls(&[("net/ipv4/conf/uplink/rp_filter", "0"), ("net/ipv4/conf/all/rp_filter", "1")])
+        .unwrap();
+    let warnings = open();
+    assert!(has(&warnings, "net.ipv4.conf.all.rp_filter") && warnings.len() == 1, "{warnings:?}");
+    host.host.sysctl("net/ipv4/conf/all/rp_filter", "0").unwrap();
+    assert_eq!(open(), []);
+
+    // It is this namespace that is looked at, whichever the caller is in.
+    let plane = host.open(small().uplink(Uplink::named("uplink"))).unwrap();
+    host.host.sysctl("net/ipv4/conf/uplink/forwarding", "0").unwrap();
+    plane.refresh().unwrap();
+    assert!(has(&plane.warnings(), "net.ipv4.conf.uplink.forwarding"), "{:?}", plane.warnings());
+    host.host.sysctl("net/ipv4/conf/uplink/forwarding", "1").unwrap();
+    plane.refresh().unwrap();
+    assert_eq!(plane.warnings(), []);
+    drop(plane);
+
+    host.host.sysctl("net/ipv6/conf/uplink/forwarding", "0").unwrap();
+    host.host.sysctl("net/ipv6/conf/uplink/disable_ipv6", "1").unwrap();
+    assert_eq!(open(), []);
+    host.uplink.set_down().unwrap();
+    assert_eq!(open(), [Warning::InterfaceDown { interface: "uplink".into() }]);
+}
+
+#[test]
+fn unfinished_checksums_are_warned_about() {
+    require_kernel!();
+    let host = Namespace::new("checksums").unwrap();
+    let (_, far) = veth(&host, "uplink", &host, "far").unwrap();
+    let of = |mode| {
+        let plane = host.run(|| small().uplink(Uplink::named("uplink").xdp(mode)).open().unwrap());
+        let mut warnings = plane.warnings();
+        warnings.retain(|warning| matches!(warning, Warning::UnfinishedChecksums { .. }));
+        warnings
+    };
+    assert!(far.offload(Offload::TxChecksum).unwrap());
+    let on =
+        Warning::UnfinishedChecksums { interface: "uplink".into(), peer: PeerChecksums::On("far".into()) };
+    assert_eq!(of(XdpMode::Native), std::slice::from_ref(&on));
+    assert_eq!(of(XdpMode::Generic), [on]);
+    assert_eq!(of(XdpMode::Auto), []);
+    far.set_offload(Offload::TxChecksum, false).unwrap();
+    assert_eq!(of(XdpMode::Native), []);
+
+    // Across namespaces nobody can tell.
+    let host = Host::new("checksums");
+    let plane = host.open(small().uplink(Uplink::named("uplink").xdp(XdpMode::Native))).unwrap();
+    let unknown = Warning::UnfinishedChecksums { interface: "uplink".into(), peer: PeerChecksums::Unknown };
+    assert!(plane.warnings().contains(&unknown), "{:?}", plane.warnings());
+}
+
+#[test]
+fn xdp_sends_over_a_veth_only_where_the_other_end_takes_it() {
+    require_kernel!();
+    let host = Host::new("send");
+    let plane = host.open(small().uplink(Uplink::named("uplink").xdp(XdpMode::Native))).unwrap();
+    let flags = || {
+        let word = plane.tables().interfaces().load(host.uplink.index() % INTERFACE_PLACES, 0).unwrap();
+        (word >> 48) as u16
+    };
+    let warning = Warning::XdpCannotSend { interface: "uplink".into(), veth: true };
+    assert!(!plane.attachments()[0].xdp_redirect && plane.warnings().contains(&warning));
+    assert_eq!(flags(), 0);
+
+    let peer = host.peer.run(|| small().uplink(Uplink::named("far").xdp(XdpMode::Native)).open().unwrap());
+    plane.refresh().unwrap();
+    assert!(plane.attachments()[0].xdp_redirect && !plane.warnings().contains(&warning));
+    assert_eq!(flags(), INTERFACE_XDP_REDIRECT | INTERFACE_XDP_TX);
+
+    peer.detach().unwrap();
+    plane.refresh().unwrap();
+    assert_eq!(flags(), 0);
+
+    // GRO at the other end takes what is redirected, and still loses what is sent back.
+    host.far.set_offload(Offload::Gro, true).unwrap();
+    plane.refresh().unwrap();
+    assert_eq!(flags(), INTERFACE_XDP_REDIRECT);
 }

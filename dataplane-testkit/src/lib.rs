@@ -5,11 +5,14 @@
 //! | [`conformance`] | what every store must do: tables alone, and with a controller on them |
 //! | [`faulty`] | tables of which one write in so many fails |
 //! | [`witness`] | tables that are read after each write, by readers under way |
+//! | [`frames`] | frames built and taken apart, byte by byte |
+//! | [`fill`] | tables filled by hand, for tests of packets alone |
 //! | [`net`] | network namespaces joined by veth, sockets for scenarios, kernel counters, topologies |
 #![deny(unsafe_code)]
 
 pub mod conformance;
 pub mod faulty;
+pub mod fill;
 pub mod frames;
 pub mod net;
 pub mod witness;

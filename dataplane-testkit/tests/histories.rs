@@ -1,5 +1,6 @@
 //! Long random histories of a controller: after each single write every reader resolves, in the end the tables hold
 //! what a naive model says, and once everything is gone nothing is left.
+#![allow(clippy::unwrap_used, reason = "a test panics where it cannot go on")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

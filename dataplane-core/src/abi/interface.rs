@@ -5,8 +5,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// How many places there are for interfaces. A power of two, so that the place is found without a division.
 pub const INTERFACE_PLACES: u32 = 4096;
 
-/// Flag of an interface: XDP may send frames out of it.
-pub const INTERFACE_XDP_SEND: u16 = 1;
+/// Flag of an interface: XDP may send frames out of it that arrived at another one (`XDP_REDIRECT`).
+pub const INTERFACE_XDP_REDIRECT: u16 = 1;
+/// Flag of an interface: XDP may send frames out of it that arrived there (`XDP_TX`). A veth takes those only where the
+/// program at its other end runs in the driver, too.
+pub const INTERFACE_XDP_TX: u16 = 2;
 
 /// One interface. It stands at its index modulo [`INTERFACE_PLACES`]; where two would share a place, the second is
 /// refused.
@@ -17,7 +20,7 @@ pub struct InterfaceEntry {
     pub index: u32,
     /// The conntrack zone of packets that pass this interface.
     pub zone: u16,
-    /// [`INTERFACE_XDP_SEND`].
+    /// [`INTERFACE_XDP_REDIRECT`] and [`INTERFACE_XDP_TX`].
     pub flags: u16,
     /// Its link-layer address; XDP leaves frames to others to the stack.
     pub mac: [u8; 6],

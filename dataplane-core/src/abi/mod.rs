@@ -22,7 +22,7 @@ pub use backend::{BACKEND_LOCAL, BackendRef, BackendV4, BackendV6};
 pub use config::{CONFIG_WORDS, Setting, TEST_INPUT_WORDS, TestInput};
 pub use counters::{COUNTERS, ServiceCounters, counter_index};
 pub use flow::{FLOW_LOCAL, FLOW_REPLY, FlowV4, FlowV6, StateWord, TupleV4, TupleV6};
-pub use interface::{INTERFACE_PLACES, INTERFACE_XDP_SEND, InterfaceEntry};
+pub use interface::{INTERFACE_PLACES, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry};
 pub use service::{
     SLOT_HEADER_WORDS, SLOT_LINE_WORDS, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
 };

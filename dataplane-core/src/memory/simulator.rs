@@ -14,7 +14,7 @@ use hashbrown::HashMap;
 
 use super::{MemoryPacket, MemoryTables, RouteTable, environment::MemoryEnvironment, routes::LinkFacts};
 use crate::{
-    abi::{INTERFACE_PLACES, INTERFACE_XDP_SEND, InterfaceEntry},
+    abi::{INTERFACE_PLACES, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry},
     pipeline::{Hook, NextHop, Route, Verdict, Workspaces, process},
     tables::{Cause, Operation, Store, TableError},
     wire::MacAddress,
@@ -34,14 +34,16 @@ pub struct SimulatedInterface {
     pub forwarding: bool,
     /// The conntrack zone.
     pub zone: u16,
-    /// Whether XDP can send out of it.
-    pub xdp_send: bool,
+    /// Whether XDP can send what arrived at another interface out of it.
+    pub xdp_redirect: bool,
+    /// Whether XDP can send what arrived here back out of it.
+    pub xdp_tx: bool,
 }
 
 impl SimulatedInterface {
     /// An interface that forwards, of MTU 1500, in zone 0, which takes frames from XDP.
     pub fn new(index: u32, mac: [u8; 6]) -> Self {
-        Self { index, mac, mtu: 1500, forwarding: true, zone: 0, xdp_send: true }
+        Self { index, mac, mtu: 1500, forwarding: true, zone: 0, xdp_redirect: true, xdp_tx: true }
     }
 }
 
@@ -115,7 +117,8 @@ impl Simulator {
         let entry = InterfaceEntry {
             index: interface.index,
             zone: interface.zone,
-            flags: if interface.xdp_send { INTERFACE_XDP_SEND } else { 0 },
+            flags: if interface.xdp_redirect { INTERFACE_XDP_REDIRECT } else { 0 }
+                | if interface.xdp_tx { INTERFACE_XDP_TX } else { 0 },
             mac: interface.mac,
             reserved: 0,
         };

@@ -8,7 +8,7 @@ use super::{
     workspace::{Workspace, Workspaces},
 };
 use crate::{
-    abi::INTERFACE_XDP_SEND,
+    abi::{INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX},
     tables::{Flow, Lookup, Tuple},
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacAddress},
 };
@@ -135,7 +135,7 @@ where
         // The stack splits it.
         Route::TooBig if !headers.dont_fragment => return Ok(Way::Stack),
         Route::Forward if headers.hop_limit <= 1 => DropReason::HopLimit,
-        Route::Forward if xdp => return Ok(through_xdp(hop, env)),
+        Route::Forward if xdp => return Ok(through_xdp(hop, packet.interface(), env)),
         Route::Forward => return Ok(Way::Forward),
         Route::TooBig => DropReason::TooBig,
         Route::Unreachable => DropReason::Unreachable,
@@ -147,12 +147,13 @@ where
 
 /// Whether XDP can send a packet to this hop itself.
 #[inline(always)]
-fn through_xdp<E: Environment>(hop: &NextHop, env: &E) -> Way {
+fn through_xdp<E: Environment>(hop: &NextHop, arrived: u32, env: &E) -> Way {
     if !hop.resolved {
         return Way::Leave(LeaveReason::NoNeighbor);
     }
+    let needed = if hop.interface == arrived { INTERFACE_XDP_TX } else { INTERFACE_XDP_REDIRECT };
     match env.interface(hop.interface) {
-        Some(entry) if entry.flags & INTERFACE_XDP_SEND != 0 => Way::Forward,
+        Some(entry) if entry.flags & needed != 0 => Way::Forward,
         _ => Way::Leave(LeaveReason::Interface),
     }
 }

@@ -7,6 +7,10 @@ pub trait Header: FromBytes + IntoBytes + Immutable + KnownLayout + Copy {}
 
 impl<T: FromBytes + IntoBytes + Immutable + KnownLayout + Copy> Header for T {}
 
+/// No header is read that begins further from the start of a frame than this many bytes: the verifier wants a bound, and
+/// whoever piles up extension headers beyond it is passed on to the stack.
+pub const LAST_HEADER_OFFSET: u32 = 511;
+
 /// A frame in a network card's ring, in a socket buffer or in memory: bytes that can be read and written within
 /// bounds.
 ///
@@ -16,10 +20,11 @@ pub trait Frame {
     /// The frame's length in bytes, from the Ethernet header on.
     fn length(&self) -> u32;
 
-    /// The bytes at `offset` as a header; `None` where they are not all there.
+    /// The bytes at `offset` as a header; `None` where they are not all there, or beyond [`LAST_HEADER_OFFSET`].
     fn read<T: Header>(&self, offset: u32) -> Option<T>;
 
-    /// Writes a header at `offset`; `None`, and nothing written, where there is no room.
+    /// Writes a header at `offset`; `None`, and nothing written, where there is no room, or beyond
+    /// [`LAST_HEADER_OFFSET`].
     fn write<T: Header>(&mut self, offset: u32, header: T) -> Option<()>;
 
     /// How many bytes of IP packet the largest packet has that leaves as part of this frame: a frame that the
@@ -38,12 +43,16 @@ impl Frame for [u8] {
     }
 
     fn read<T: Header>(&self, offset: u32) -> Option<T> {
-        let bytes = self.get(usize::try_from(offset).ok()?..)?;
+        let bytes = self.get(start(offset)?..)?;
         T::read_from_prefix(bytes).ok().map(|(header, _)| header)
     }
 
     fn write<T: Header>(&mut self, offset: u32, header: T) -> Option<()> {
-        let bytes = self.get_mut(usize::try_from(offset).ok()?..)?;
+        let bytes = self.get_mut(start(offset)?..)?;
         header.write_to_prefix(bytes).ok()
     }
+}
+
+fn start(offset: u32) -> Option<usize> {
+    if offset > LAST_HEADER_OFFSET { None } else { usize::try_from(offset).ok() }
 }

@@ -17,7 +17,7 @@ pub use checksum::{Delta, internet_checksum};
 pub use ethernet::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, EthernetHeader, MacAddress, VlanTag,
 };
-pub use frame::{Frame, Header};
+pub use frame::{Frame, Header, LAST_HEADER_OFFSET};
 pub use integer::{Be16, Be32, Ipv4Address, Ipv6Address};
 pub use ipv4::{Ipv4Header, PROTOCOL_TCP, PROTOCOL_UDP};
 pub use ipv6::{

@@ -2,11 +2,7 @@
 
 use core::mem::size_of;
 
-use dataplane_core::wire::Header;
-
-/// No header of a packet begins beyond this offset: two tags, an IPv6 header and six extension headers of the longest
-/// kind would, and then the packet is passed on.
-const LAST_OFFSET: usize = 511;
+use dataplane_core::wire::{Header, LAST_HEADER_OFFSET};
 
 /// The linear part of a packet. Any helper that changes the packet ends its validity; it is made anew for each access.
 #[derive(Clone, Copy)]
@@ -36,11 +32,10 @@ impl Bytes {
     #[inline(always)]
     fn at<T>(self, offset: u32) -> Option<*mut T> {
         // The verifier wants a bound on what is added to a packet pointer.
-        let offset = offset as usize;
-        if offset > LAST_OFFSET {
+        if offset > LAST_HEADER_OFFSET {
             return None;
         }
-        let start = self.data + offset;
+        let start = self.data + offset as usize;
         if start + size_of::<T>() > self.end {
             return None;
         }

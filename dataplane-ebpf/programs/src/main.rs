@@ -55,3 +55,7 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
+
+// Last, so that no line above moves: line numbers are in the object.
+#[cfg(feature = "bench")]
+mod bench;

@@ -27,8 +27,10 @@ pub struct Attachment {
     pub xdp: XdpAttachment,
     /// What was got of tc.
     pub tc: TcAttachment,
-    /// Whether XDP sends frames out of this interface; if not, it leaves them to tc.
-    pub xdp_send: bool,
+    /// Whether XDP sends frames out of this interface that arrived at another one; if not, it leaves them to tc.
+    pub xdp_redirect: bool,
+    /// Whether XDP sends frames that arrived here back out of it.
+    pub xdp_tx: bool,
 }
 
 /// What was got of XDP.
@@ -181,7 +183,8 @@ impl Attached {
             zone: uplink.zone,
             xdp: what,
             tc: kind,
-            xdp_send: false,
+            xdp_redirect: false,
+            xdp_tx: false,
         };
         Ok(Self { report, xdp, tc })
     }

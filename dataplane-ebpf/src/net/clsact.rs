@@ -11,7 +11,7 @@ use std::{
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
-    message::{Request, find, text},
+    message::{Request, find, read, text},
     socket::Netlink,
 };
 
@@ -21,6 +21,7 @@ const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
 const ACK: u16 = 4;
 const EXCLUSIVE: u16 = 0x200;
+const DUMP: u16 = 0x300;
 const CREATE: u16 = 0x400;
 
 const CLSACT: u32 = 0xffff_fff1;
@@ -28,6 +29,7 @@ const INGRESS: u32 = 0xffff_fff2;
 const EGRESS: u32 = 0xffff_fff3;
 const ETH_P_ALL: u16 = 3;
 
+const KIND: &str = "bpf";
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_BPF_FD: u16 = 6;
@@ -99,7 +101,7 @@ pub(super) fn attach(
     }
     // Without EXCLUSIVE a filter that is there is replaced in one step: one of ours, as was just seen.
     let request = Request::new(RTM_NEWTFILTER, ACK | CREATE, &place.message());
-    let request = request.text(TCA_KIND, "bpf").nest(TCA_OPTIONS, |options| {
+    let request = request.text(TCA_KIND, KIND).nest(TCA_OPTIONS, |options| {
         options
             .attribute(TCA_BPF_FD, &program.as_raw_fd().to_ne_bytes())
             .text(TCA_BPF_NAME, name)
@@ -110,7 +112,7 @@ pub(super) fn attach(
 }
 
 pub(super) fn detach(netlink: &Netlink, place: &FilterPlace) -> io::Result<()> {
-    let request = Request::new(RTM_DELTFILTER, ACK, &place.message()).text(TCA_KIND, "bpf");
+    let request = Request::new(RTM_DELTFILTER, ACK, &place.message()).text(TCA_KIND, KIND);
     match netlink.ask(request) {
         Ok(_) => Ok(()),
         // The filter, its qdisc or its interface is gone already.
@@ -133,30 +135,37 @@ fn add_qdisc(netlink: &Netlink, interface: u32) -> io::Result<()> {
     }
 }
 
-/// The name of the filter that stands at a place, or its kind where it has none.
+/// Who stands at a place: the filter's name, or why there is no room for one of ours.
+///
+/// All filters of the priority are listed: the kernel answers about a single one as if it were not there where the
+/// whole priority is of another kind.
 fn owner(netlink: &Netlink, place: &FilterPlace) -> io::Result<Option<String>> {
-    let request = Request::new(RTM_GETTFILTER, ACK, &place.message()).text(TCA_KIND, "bpf");
-    match netlink.ask(request) {
-        Ok(bodies) => {
-            Ok(bodies.first().and_then(|body| body.get(size_of::<TcMessage>()..)).map(|attributes| {
-                let name = find(attributes, TCA_OPTIONS).and_then(|options| find(options, TCA_BPF_NAME));
-                name.or_else(|| find(attributes, TCA_KIND)).map(text).unwrap_or_default()
-            }))
+    let wanted = place.message();
+    // Of this priority, of whatever protocol.
+    let question = TcMessage { handle: 0, info: wanted.info & 0xffff_0000, ..wanted };
+    for body in netlink.ask(Request::new(RTM_GETTFILTER, DUMP, &question))? {
+        let Some(found) = read::<TcMessage>(&body) else { continue };
+        let attributes = body.get(size_of::<TcMessage>()..).unwrap_or_default();
+        let kind = find(attributes, TCA_KIND).map(text).unwrap_or_default();
+        if found.parent != wanted.parent || found.info >> 16 != wanted.info >> 16 {
+            continue;
         }
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-        // Filters of another kind have this priority: no handle of theirs is ours.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            Ok(Some(String::from("filters of another kind")))
+        if kind != KIND {
+            return Ok(Some(format!("filters of kind {kind}")));
         }
-        Err(error) => Err(error),
+        if found.info != wanted.info {
+            return Ok(Some(String::from("filters for one protocol only")));
+        }
+        if found.handle == place.handle {
+            let name = find(attributes, TCA_OPTIONS).and_then(|options| find(options, TCA_BPF_NAME));
+            return Ok(Some(name.map_or_else(|| String::from("a filter without a name"), text)));
+        }
     }
+    Ok(None)
 }
 
 /// Whether our filter stands there.
 pub(super) fn stands(netlink: &Netlink, place: &FilterPlace, name: &str) -> io::Result<bool> {
-    match owner(netlink, place) {
-        Ok(owner) => Ok(owner.as_deref() == Some(name)),
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
-        Err(error) => Err(error),
-    }
+    // An interface that is gone has no filters.
+    Ok(owner(netlink, place)?.as_deref() == Some(name))
 }

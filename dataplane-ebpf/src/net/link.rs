@@ -16,13 +16,22 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_AF_SPEC: u16 = 26;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_XDP: u16 = 43;
 const IFLA_TARGET_NETNSID: u16 = 46;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INET_CONF: u16 = 1;
+const IFLA_INET6_CONF: u16 = 2;
 const IFLA_XDP_ATTACHED: u16 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
 const IFLA_XDP_DRV_PROG_ID: u16 = 5;
+
+/// Places in the lists of settings: `IPV4_DEVCONF_*` less one (linux/ip.h), `DEVCONF_*` (linux/ipv6.h).
+const IPV4_FORWARDING: usize = 0;
+const IPV4_RP_FILTER: usize = 7;
+const IPV6_FORWARDING: usize = 0;
+const IPV6_DISABLE: usize = 26;
 
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -56,6 +65,12 @@ pub(crate) struct LinkState {
     pub peer_namespace: Option<i32>,
     /// The XDP program that is attached.
     pub xdp: Option<AttachedXdp>,
+    /// Whether it forwards IPv4; `None` where it has none.
+    pub forwards_v4: Option<bool>,
+    /// Whether it forwards IPv6; `None` where it has none.
+    pub forwards_v6: Option<bool>,
+    /// Its reverse path filter: 0 off, 1 strict, 2 loose. That of all interfaces counts too.
+    pub reverse_path_filter: u32,
 }
 
 /// An XDP program on an interface.
@@ -112,6 +127,12 @@ fn parse(body: &[u8]) -> Option<LinkState> {
             native: attached == 1 || find(xdp, IFLA_XDP_DRV_PROG_ID).is_some(),
         })
     });
+    let family = |family: i32| {
+        find(attributes, IFLA_AF_SPEC).and_then(|families| find(families, u16::try_from(family).ok()?))
+    };
+    let v4 = family(libc::AF_INET).and_then(|v4| find(v4, IFLA_INET_CONF)).unwrap_or_default();
+    let v6 = family(libc::AF_INET6).and_then(|v6| find(v6, IFLA_INET6_CONF)).unwrap_or_default();
+    let v6_is_off = word(v6, IPV6_DISABLE).is_none_or(|off| off != 0);
     Some(LinkState {
         name,
         index: message.index,
@@ -122,7 +143,29 @@ fn parse(body: &[u8]) -> Option<LinkState> {
         peer: find(attributes, IFLA_LINK).and_then(read::<u32>).filter(|&index| index != 0),
         peer_namespace: find(attributes, IFLA_LINK_NETNSID).and_then(read::<i32>).filter(|&id| id >= 0),
         xdp,
+        forwards_v4: word(v4, IPV4_FORWARDING).map(|on| on != 0),
+        forwards_v6: word(v6, IPV6_FORWARDING).filter(|_| !v6_is_off).map(|on| on != 0),
+        reverse_path_filter: word(v4, IPV4_RP_FILTER).unwrap_or(0),
     })
+}
+
+/// A word of a list.
+fn word(list: &[u8], index: usize) -> Option<u32> {
+    read(list.get(index.checked_mul(4)?..)?)
+}
+
+/// The reverse path filter of all interfaces.
+pub(super) fn reverse_path_filter_of_all(netlink: &Netlink) -> io::Result<u32> {
+    const RTM_GETNETCONF: u16 = 82;
+    const NETCONFA_IFINDEX: u16 = 1;
+    const NETCONFA_RP_FILTER: u16 = 3;
+    const ALL: i32 = -1;
+    let family = u8::try_from(libc::AF_INET).unwrap_or(2);
+    let request = Request::new(RTM_GETNETCONF, ACK, &family).attribute(NETCONFA_IFINDEX, &ALL.to_ne_bytes());
+    let bodies = netlink.ask(request)?;
+    // The family takes a byte, and attributes begin at the next multiple of 4.
+    let attributes = bodies.first().and_then(|body| body.get(4..)).unwrap_or_default();
+    Ok(find(attributes, NETCONFA_RP_FILTER).and_then(read).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -70,6 +70,11 @@ impl Network {
         link::by_index(&self.route, link.peer?, link.peer_namespace).ok()
     }
 
+    /// The reverse path filter of all interfaces; the stricter of this and an interface's own holds.
+    pub(crate) fn reverse_path_filter_of_all(&self) -> u32 {
+        link::reverse_path_filter_of_all(&self.route).unwrap_or(0)
+    }
+
     /// What the driver's XDP can do; `None` before kernel 6.3, which does not tell.
     pub(crate) fn xdp_features(&self, index: u32) -> Option<XdpFeatures> {
         netdev::xdp_features(self.generic.as_ref()?, index).ok()

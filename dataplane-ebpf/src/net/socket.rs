@@ -31,7 +31,8 @@ impl Netlink {
         Ok(Self { socket, sequence: Mutex::new(0) })
     }
 
-    /// Sends a request that is acknowledged, and returns the bodies of the messages that come before that.
+    /// Sends a request that is acknowledged, or one for a list, and returns the bodies of the messages that come before
+    /// the end.
     ///
     /// # Errors
     /// The kernel's refusal.
@@ -48,14 +49,14 @@ impl Netlink {
                 match header.kind {
                     // Left over from a question whose answer was not waited for.
                     _ if header.sequence != *sequence => {}
-                    ERROR => {
+                    // An acknowledgement is an error with the number 0; a list ends with one, too.
+                    ERROR | DONE => {
                         let code: i32 = read(body).unwrap_or(0);
                         if code == 0 {
                             return Ok(bodies);
                         }
                         return Err(io::Error::from_raw_os_error(code.saturating_neg()));
                     }
-                    DONE => return Ok(bodies),
                     _ => bodies.push(body.to_vec()),
                 }
             }

@@ -36,7 +36,7 @@ pub enum Warning {
     XdpCannotSend {
         /// The interface.
         interface: String,
-        /// Whether it is a veth, whose other end must have an XDP program too.
+        /// Whether it is a veth, whose other end must have GRO on or an XDP program.
         veth: bool,
     },
     /// The kernel has no batch commands (5.6): many changes take longer.
@@ -90,8 +90,8 @@ impl fmt::Display for Warning {
             Self::XdpCannotSend { interface, veth: true } => {
                 write!(
                     f,
-                    "{interface} is a veth whose other end has no XDP program, so frames that XDP sends there would be \
-                     lost; tc sends them"
+                    "{interface} is a veth whose other end has neither an XDP program nor GRO (`ethtool -K … gro on`), so \
+                     frames that XDP sends there would be lost; tc sends them"
                 )
             }
             Self::XdpCannotSend { interface, veth: false } => {

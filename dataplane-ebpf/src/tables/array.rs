@@ -12,7 +12,7 @@ use crate::sys::{bpf::Map, mapped::MappedArray};
 pub(crate) struct MappedWords {
     name: &'static str,
     width: u32,
-    capacity: u32,
+    map: Map,
     words: MappedArray,
 }
 
@@ -21,10 +21,15 @@ impl MappedWords {
     ///
     /// # Errors
     /// The kernel's.
-    pub(crate) fn new(name: &'static str, map: &Map, width: u32) -> io::Result<Self> {
-        let capacity = map.capacity();
-        let length = (capacity as usize).saturating_mul(width as usize);
-        Ok(Self { name, width, capacity, words: MappedArray::new(map.as_fd(), length)? })
+    pub(crate) fn new(name: &'static str, map: Map, width: u32) -> io::Result<Self> {
+        let length = (map.capacity() as usize).saturating_mul(width as usize);
+        let words = MappedArray::new(map.as_fd(), length)?;
+        Ok(Self { name, width, map, words })
+    }
+
+    /// The map.
+    pub(super) fn map(&self) -> &Map {
+        &self.map
     }
 
     fn position(&self, index: u32, word: u32) -> Option<usize> {
@@ -38,7 +43,7 @@ impl WordArray for MappedWords {
     }
 
     fn capacity(&self) -> u32 {
-        self.capacity
+        self.map.capacity()
     }
 
     fn width(&self) -> u32 {
@@ -54,7 +59,7 @@ impl WordArray for MappedWords {
 
     fn store(&self, index: u32, words: &[u64]) -> Result<(), TableError> {
         let stored = self.position(index, 0).is_some_and(|position| self.words.store(position, words));
-        let cause = Cause::OutOfRange { index, capacity: self.capacity };
+        let cause = Cause::OutOfRange { index, capacity: self.capacity() };
         if stored { Ok(()) } else { Err(TableError::new(self.name, Operation::Store, cause)) }
     }
 }

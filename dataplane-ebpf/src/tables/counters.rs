@@ -23,6 +23,11 @@ impl KernelCounters {
         Self { verdicts, services }
     }
 
+    /// The maps: by verdict, by frontend.
+    pub(super) fn maps(&self) -> [&Map; 2] {
+        [&self.verdicts, &self.services]
+    }
+
     fn check(&self, index: u32, operation: Operation) -> Result<(), TableError> {
         let capacity = self.services.capacity();
         if index < capacity {

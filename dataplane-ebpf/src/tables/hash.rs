@@ -31,6 +31,11 @@ impl<K: Plain, V: Plain> KernelHash<K, V> {
         Self { name, map, batch, entry: PhantomData }
     }
 
+    /// The map.
+    pub(super) fn map(&self) -> &Map {
+        &self.map
+    }
+
     fn error(&self, operation: Operation, error: &io::Error) -> TableError {
         let lru = self.map.kind() == bpf_map_type::BPF_MAP_TYPE_LRU_HASH as u32;
         let cause = match error.raw_os_error() {

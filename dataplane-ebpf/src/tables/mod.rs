@@ -5,7 +5,10 @@ mod counters;
 mod grace;
 mod hash;
 
-use std::{collections::HashMap, io, os::fd::AsFd};
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd, BorrowedFd},
+};
 
 use dataplane_core::{
     abi::{
@@ -44,7 +47,6 @@ pub struct KernelTables {
     conntrack_v4: KernelHash<TupleV4, FlowV4>,
     conntrack_v6: KernelHash<TupleV6, FlowV6>,
     counters: KernelCounters,
-    #[cfg_attr(not(feature = "testing"), allow(dead_code))]
     test_inputs: MappedWords,
     grace: GracePeriod,
 }
@@ -59,8 +61,14 @@ impl KernelTables {
         let mut take = |name: &'static str| {
             maps.remove(name).ok_or_else(|| Error::Object { reason: format!("it has no map {name}") })
         };
-        let mapped = |name, map: Map, width| {
-            MappedWords::new(name, &map, width).map_err(map_error("map into memory", name, &map))
+        let mapped = |name: &'static str, map: Map, width| {
+            let capacity = map.capacity();
+            MappedWords::new(name, map, width).map_err(|source| Error::Map {
+                operation: "map into memory",
+                table: name.into(),
+                capacity,
+                source,
+            })
         };
         let grace = GracePeriod::new().map_err(|source| Error::Map {
             operation: "make",
@@ -103,6 +111,29 @@ impl KernelTables {
             self.config.store(setting as u32, &[ticks])?;
         }
         Ok(())
+    }
+
+    /// The map of a table, by its name in [`abi::map`](dataplane_core::abi::map), for programs of the embedder's own.
+    /// Who writes to it must keep the rules of [`Store`] and of the table's layout.
+    pub fn map_fd(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        let [counters, service_counters] = self.counters.maps();
+        let map = match name {
+            map::SERVICES_V4 => self.services_v4.map(),
+            map::SERVICES_V6 => self.services_v6.map(),
+            map::SERVICE_WORDS => self.service_words.map(),
+            map::SLOTS => self.slots.map(),
+            map::BACKENDS_V4 => self.backends_v4.map(),
+            map::BACKENDS_V6 => self.backends_v6.map(),
+            map::CONFIG => self.config.map(),
+            map::INTERFACES => self.interfaces.map(),
+            map::CONNTRACK_V4 => self.conntrack_v4.map(),
+            map::CONNTRACK_V6 => self.conntrack_v6.map(),
+            map::COUNTERS => counters,
+            map::SERVICE_COUNTERS => service_counters,
+            map::TEST_INPUTS => self.test_inputs.map(),
+            _ => return None,
+        };
+        Some(map.as_fd())
     }
 
     /// Writes what the programs know of an interface to its place, which must be its own or free.
@@ -224,13 +255,4 @@ fn check(map: &Map, spec: &MapSpec) -> Result<(), Error> {
             spec.name
         ),
     })
-}
-
-fn map_error(
-    operation: &'static str,
-    name: &'static str,
-    map: &Map,
-) -> impl FnOnce(io::Error) -> Error + use<> {
-    let capacity = map.capacity();
-    move |source| Error::Map { operation, table: name.into(), capacity, source }
 }

@@ -1,2 +1,103 @@
-//! To be written.
-fn main() {}
+//! Forebay in half a minute: `cargo run --release --bin quickstart`.
+//!
+//! As root: network namespaces for a client, a balancer and three backends; the real programs in the kernel; real HTTP
+//! and UDP over IPv4 and IPv6 through virtual addresses that a YAML file names; a backend taken away by editing that
+//! file while long downloads run; and everything taken down again. Without root the same file in memory, with generated
+//! frames.
+//!
+//! The last line says `N requests, M failed`. The exit code is 1 unless nothing failed and the programs' own counters
+//! account for every packet that the client sent.
+//!
+//! | file | does |
+//! | --- | --- |
+//! | `config.rs` | writes and edits the YAML, and hands it to a controller |
+//! | `kernel.rs` | the run with real traffic |
+//! | `memory.rs` | the run in memory |
+//! | `load.rs` | clients |
+//! | `tally.rs` | who answered how often, and the last lines |
+#![forbid(unsafe_code)]
+
+mod config;
+mod kernel;
+mod load;
+mod memory;
+mod tally;
+
+use std::{
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use tally::Summary;
+
+/// Forebay on real traffic in half a minute. Needs root for the real thing; without, it runs in memory.
+#[derive(Parser)]
+#[command(name = "quickstart")]
+pub struct Arguments {
+    /// HTTP requests, and as many UDP datagrams, half of them over IPv6
+    #[arg(long, default_value_t = 1200, value_parser = clap::value_parser!(u32).range(1000..=100_000))]
+    requests: u32,
+    /// Attach to XDP in native mode, and not to tcx alone, which is what is chosen for veth by itself
+    #[arg(long)]
+    xdp: bool,
+    /// Run in memory, also as root
+    #[arg(long)]
+    memory: bool,
+}
+
+/// Set by Ctrl-C; everything that waits looks at it.
+#[derive(Clone, Default)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Whether Ctrl-C was pressed.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// An error, once Ctrl-C was pressed.
+    pub fn check(&self) -> Result<()> {
+        if self.is_set() { anyhow::bail!("interrupted: everything was taken down again") } else { Ok(()) }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let interrupt = Interrupt::default();
+    let flag = interrupt.clone();
+    let handler =
+        ctrlc::set_handler(move || flag.0.store(true, Ordering::Relaxed)).context("cannot catch Ctrl-C");
+    match handler.and_then(|()| run(&arguments, &interrupt)) {
+        Ok(summary) => {
+            summary.print();
+            if summary.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("quickstart: {error:#}");
+            // As a shell tells of SIGINT.
+            ExitCode::from(if interrupt.is_set() { 130 } else { 1 })
+        }
+    }
+}
+
+fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Summary> {
+    let missing = match dataplane_testkit::net::capabilities() {
+        Err(missing) => Some(missing.to_string()),
+        Ok(()) if arguments.memory => Some("--memory was given".to_owned()),
+        Ok(()) => None,
+    };
+    match missing {
+        None => kernel::run(arguments, interrupt),
+        Some(reason) => {
+            println!("In memory, with generated frames, because the kernel can't be used: {reason}.");
+            println!("As root this runs real traffic: sudo -E cargo run --release --bin quickstart\n");
+            memory::run(arguments, interrupt)
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Agreement: the same frames through the kernel's programs and through the simulator, on the same tables, routes and
+//! neighbours, give the same verdict, the same bytes and the same table changes.
+//!
+//! Neither is the oracle of the other alone: what the kernel does with routes, neighbours and checksums is the
+//! kernel's own, and what the simulator does is plain Rust. A difference prints a line that begins with
+//! `DISAGREEMENT`, the seed and the frame.
+
+#![allow(clippy::unwrap_used)] // Helpers of tests may, as tests may.
+
+mod compare;
+mod traffic;
+mod world;
+
+use std::{collections::HashSet, time::Duration};
+
+use dataplane_core::{
+    abi::TestInput,
+    pipeline::{DropReason, Hook, LeaveReason, PassReason, Verdict},
+};
+use dataplane_testkit::{frames::Rng, require_kernel};
+
+use traffic::Traffic;
+use world::World;
+
+/// The issue asks for 100,000 at least.
+const FRAMES: usize = 120_000;
+
+/// Verdicts that no frame of this test can get, and why.
+const UNREACHABLE_HERE: &[Verdict] = &[
+    // An LRU table evicts.
+    Verdict::Drop(DropReason::ConntrackFull),
+    // One frame at a time: nobody to race with.
+    Verdict::Drop(DropReason::Contended),
+    Verdict::Leave(LeaveReason::Contended),
+    // The kernel would have to refuse a write within a frame that was just read.
+    Verdict::Drop(DropReason::Rewrite),
+    // Routes with an encapsulation, which this kernel has none of.
+    Verdict::Drop(DropReason::RouteFailed),
+];
+
+#[test]
+fn kernel_and_simulator_agree() {
+    require_kernel!();
+    let seed = std::env::var("FOREBAY_SEED")
+        .map_or(20_261_121, |seed| seed.parse().expect("FOREBAY_SEED is a number"));
+    println!("agreement: seed {seed} (set FOREBAY_SEED for another), {FRAMES} frames");
+    let mut world = World::new();
+    let mut rng = Rng::new(seed);
+    let mut traffic = Traffic::new(&world);
+    let mut now = Duration::from_secs(1000);
+    let mut seen = HashSet::new();
+    let mut ours = 0;
+    for number in 0..FRAMES {
+        now += step(&mut rng);
+        if number % 400 == 399 {
+            world.change(&mut rng);
+        }
+        let (hook, interface, frame) = traffic.next(&world, &mut rng);
+        let random = rng.draw() as u32;
+        let verdict =
+            one(&mut world, &mut traffic, Case { seed, number, hook, interface, frame, random, now });
+        seen.insert(verdict);
+        ours += usize::from(!matches!(verdict, Verdict::Pass(_)));
+        if number % 10_000 == 9_999 {
+            compare::tables(&world, &format!("seed {seed}, after frame {number}"));
+        }
+    }
+    let share = ours * 100 / FRAMES;
+    println!("agreement: {share} % of the frames hit a service or a flow");
+    assert!(share >= 30, "only {share} % of the frames were ours");
+    let missing: Vec<_> = Verdict::all()
+        .filter(|verdict| !seen.contains(verdict) && !UNREACHABLE_HERE.contains(verdict))
+        .map(|verdict| verdict.to_string())
+        .collect();
+    assert!(missing.is_empty(), "verdicts that did not occur: {missing:?}");
+    let surprising: Vec<_> = UNREACHABLE_HERE.iter().filter(|verdict| seen.contains(verdict)).collect();
+    assert!(surprising.is_empty(), "verdicts that were thought not to occur: {surprising:?}");
+    assert!(seen.contains(&Verdict::Pass(PassReason::NoService)));
+}
+
+/// Mostly milliseconds; now and then long enough for flows to run out.
+fn step(rng: &mut Rng) -> Duration {
+    match rng.below(10_000) {
+        0 => Duration::from_secs(7 * 3600),
+        1..=4 => Duration::from_secs(61),
+        5..=20 => Duration::from_secs(11),
+        _ => Duration::from_millis(rng.below(40) as u64),
+    }
+}
+
+struct Case {
+    seed: u64,
+    number: usize,
+    hook: Hook,
+    interface: u32,
+    frame: Vec<u8>,
+    random: u32,
+    now: Duration,
+}
+
+/// Runs one frame through both and compares.
+fn one(world: &mut World, traffic: &mut Traffic, case: Case) -> Verdict {
+    world.simulator.set_time(case.now);
+    world.simulator.set_random(Some(case.random));
+    let expected = world.simulator.run(case.hook, case.interface, &case.frame);
+
+    let kernel = &world.kernel;
+    kernel.set(TestInput::Now, case.now.as_nanos() as u64).unwrap();
+    kernel.set(TestInput::Random, case.random.into()).unwrap();
+    for output in [TestInput::Verdict, TestInput::Egress, TestInput::GatewayHigh, TestInput::GatewayLow] {
+        kernel.set(output, 0).unwrap();
+    }
+    let outcome = world.host.run(|| kernel.run(case.hook, &case.frame, case.interface)).unwrap();
+
+    let differences = compare::outcomes(&case, kernel, &expected, &outcome);
+    if !differences.is_empty() {
+        println!(
+            "DISAGREEMENT at frame {} of seed {}, hook {}, interface {}",
+            case.number,
+            case.seed,
+            case.hook.name(),
+            case.interface
+        );
+        for difference in differences {
+            println!("  {difference}");
+        }
+        println!("  frame     {}", compare::hex(&case.frame));
+        println!("  simulator {}", compare::hex(&expected.frame));
+        println!("  kernel    {}", compare::hex(&outcome.frame));
+        panic!("kernel and simulator disagree");
+    }
+    traffic.note(&case.frame, &expected);
+    expected.verdict
+}

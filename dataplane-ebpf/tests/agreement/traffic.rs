@@ -1,0 +1,202 @@
+//! Frames to agree on: connections to services, their replies, and everything that may be wrong with a frame.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use dataplane_core::{
+    memory::Outcome,
+    pipeline::{Hook, Verdict},
+};
+use dataplane_testkit::frames::{Dissected, Extension, Frame, Rng, Transport, flags};
+
+use crate::world::{FRONTENDS, Port, TCP, UDP, World};
+
+/// Ethernet and IPv6 header.
+const SHORTEST_SKB: usize = 54;
+
+/// Test runs take so many bytes, less what the kernel needs around them in a page.
+const LONGEST: usize = 3300;
+
+/// So many translated packets are remembered, to be answered.
+const REMEMBERED: usize = 4096;
+
+pub struct Traffic {
+    /// Where translated packets went: their new tuple.
+    forwarded: Vec<(SocketAddr, SocketAddr, u8)>,
+    oldest: usize,
+    ports: [Port; 4],
+}
+
+impl Traffic {
+    pub fn new(world: &World) -> Self {
+        Self { forwarded: Vec::new(), oldest: 0, ports: [world.front, world.back, world.slow, world.stop] }
+    }
+
+    /// Remembers what was translated on its way to a backend, so that it can be answered.
+    pub fn note(&mut self, before: &[u8], outcome: &Outcome) {
+        if !matches!(outcome.verdict, Verdict::Forward | Verdict::Deliver) || before == &outcome.frame[..] {
+            return;
+        }
+        let Some(seen) = Dissected::of(&outcome.frame) else {
+            return;
+        };
+        let entry = (seen.source, seen.destination, seen.protocol);
+        if self.forwarded.len() < REMEMBERED {
+            self.forwarded.push(entry);
+        } else {
+            self.forwarded[self.oldest] = entry;
+            self.oldest = (self.oldest + 1) % REMEMBERED;
+        }
+    }
+
+    /// The next frame, the hook and the interface that it meets.
+    pub fn next(&mut self, world: &World, rng: &mut Rng) -> (Hook, u32, Vec<u8>) {
+        let [front, back, slow, stop] = self.ports;
+        let reply = !self.forwarded.is_empty() && rng.chance(35);
+        let mut frame = if reply { self.answer(rng) } else { client(world, rng) };
+        let hook = match rng.below(100) {
+            0..=43 => Hook::Xdp,
+            44..=87 => Hook::Ingress,
+            _ => Hook::Egress,
+        };
+        let port = match rng.below(100) {
+            0..=2 => stop,
+            3..=5 => slow,
+            _ if reply && hook != Hook::Egress => back,
+            _ => front,
+        };
+        frame.to = port.mac;
+        disturb(&mut frame, rng);
+        let mut bytes = frame.build();
+        while bytes.len() > LONGEST {
+            frame.payload.clear();
+            frame.extensions.pop();
+            bytes = frame.build();
+        }
+        if rng.chance(6) {
+            damage(&mut bytes, rng);
+        }
+        // The kernel's test runs of classifiers refuse what is too short for an IP header, those of XDP what is too short
+        // for an Ethernet header.
+        let hook = if bytes.len() < SHORTEST_SKB { Hook::Xdp } else { hook };
+        bytes.resize(bytes.len().max(14), 0);
+        (hook, port.index, bytes)
+    }
+
+    fn answer(&self, rng: &mut Rng) -> Frame {
+        let &(source, destination, protocol) = rng.pick(&self.forwarded);
+        packet(destination, source, protocol, rng)
+    }
+}
+
+/// A packet from a client: mostly to a service.
+fn client(world: &World, rng: &mut Rng) -> Frame {
+    let family = rng.below(2);
+    let host = 2 + rng.below(90) as u16;
+    let source: IpAddr = if family == 0 {
+        Ipv4Addr::new(192, 0, 2, host as u8).into()
+    } else {
+        Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, host).into()
+    };
+    let source = SocketAddr::new(source, 40_000 + rng.below(12) as u16);
+    let mut destination: SocketAddr = rng.pick(FRONTENDS[family]).parse().unwrap();
+    match rng.below(100) {
+        0..=2 => destination.set_port(81),
+        3..=6 => destination = world.backend_address(family, rng),
+        _ => {}
+    }
+    let protocol = if rng.chance(60) { TCP } else { UDP };
+    packet(source, destination, protocol, rng)
+}
+
+fn packet(source: SocketAddr, destination: SocketAddr, protocol: u8, rng: &mut Rng) -> Frame {
+    let mut frame = if protocol == TCP {
+        let flags = *rng.pick(&[
+            flags::SYN,
+            flags::SYN,
+            flags::SYN | flags::ACK,
+            flags::ACK,
+            flags::ACK,
+            flags::ACK | flags::PSH,
+            flags::FIN | flags::ACK,
+            flags::RST,
+        ]);
+        Frame::tcp(source, destination, flags)
+    } else {
+        Frame::udp(source, destination)
+    };
+    let length = match rng.below(20) {
+        0 => 1200 + rng.below(1800),
+        _ => rng.below(64),
+    };
+    frame.payload = rng.bytes(length);
+    frame
+}
+
+/// What is rare but right.
+fn disturb(frame: &mut Frame, rng: &mut Rng) {
+    if rng.chance(6) {
+        let tags = [(0x8100, 5), (0x88a8, 7), (0x8100, 0xe001)];
+        frame.tags = (0..1 + rng.below(3)).map(|_| *rng.pick(&tags)).collect();
+    }
+    if rng.chance(10) {
+        frame.ip_options = rng.below(11) as u8;
+    }
+    if rng.chance(12) {
+        let kinds = [
+            Extension::HopByHop(0),
+            Extension::Destination(3),
+            Extension::Destination(200),
+            Extension::Routing(0),
+            Extension::Routing(1),
+            Extension::Authentication,
+            Extension::Fragment(0),
+            Extension::Fragment(1),
+            Extension::Fragment(0x0100),
+        ];
+        frame.extensions = (0..1 + rng.below(8)).map(|_| *rng.pick(&kinds)).collect();
+    }
+    if rng.chance(10) {
+        frame.hop_limit = rng.below(3) as u8;
+    }
+    if rng.chance(8) {
+        frame.fragment = *rng.pick(&[0, 0x4000, 0x2000, 0x0010, 0x8000]);
+    }
+    if rng.chance(5) {
+        frame.traffic_class = rng.draw() as u8;
+    }
+    match (&mut frame.transport, rng.below(20)) {
+        (Transport::Tcp { options, .. }, 0..=6) => *options = rng.below(11) * 4,
+        (Transport::Udp { checksum }, 0..=3) => *checksum = false,
+        (transport, 19) => *transport = Transport::Other(*rng.pick(&[1, 2, 58, 132, 50])),
+        _ => {}
+    }
+    match rng.below(60) {
+        0 => frame.to = [0xff; 6],
+        1 => frame.to = [0x33, 0x33, 0, 0, 0, 1],
+        2 => frame.to = [2, 0, 0, 0, 0xaa, 0xaa],
+        _ => {}
+    }
+}
+
+/// What is wrong.
+fn damage(bytes: &mut Vec<u8>, rng: &mut Rng) {
+    match rng.below(4) {
+        0 => bytes.truncate(rng.below(bytes.len() + 1)),
+        1 => bytes.extend(rng.bytes(40)),
+        // Most fields that lie are in the first headers; addresses are spared, since any may be routed anywhere.
+        2 => {
+            let at = *rng.pick(&[12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23]);
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = rng.draw() as u8;
+            }
+        }
+        _ => {
+            // Behind the addresses of either family: ports, lengths, offsets, flags.
+            let at = 34 + rng.below(20) + if rng.chance(50) { 20 } else { 0 };
+            let is_v6 = bytes.get(12) == Some(&0x86);
+            if let Some(byte) = bytes.get_mut(if is_v6 { at.max(54) } else { at }) {
+                *byte ^= 1 << rng.below(8);
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Tables filled by hand: for tests of packets that shall not depend on the control half.
+
+use std::net::{IpAddr, SocketAddr};
+
+use dataplane_core::{
+    abi::{
+        BACKEND_LOCAL, BackendRef, BackendV4, BackendV6, SLOT_HEADER_WORDS, SLOT_LINE_WORDS, ServiceKeyV4,
+        ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
+    },
+    tables::{Store, TableError},
+    wire::Be16,
+};
+
+/// What one frontend's word points to.
+#[derive(Clone, Copy, Debug)]
+pub struct FilledService {
+    /// Index of the frontend.
+    pub index: u32,
+    tag: u32,
+}
+
+/// Hands out indexes in order and never again, so that two stores filled alike are alike.
+#[derive(Clone, Debug)]
+pub struct Filler {
+    next_frontend: u32,
+    next_line: u32,
+    next_backend: u32,
+}
+
+impl Default for Filler {
+    fn default() -> Self {
+        Self { next_frontend: 0, next_line: 1, next_backend: 0 }
+    }
+}
+
+impl Filler {
+    /// Writes a backend, of generation 1.
+    ///
+    /// # Errors
+    /// [`TableError`] where the store refuses.
+    pub fn backend(
+        &mut self,
+        store: &dyn Store,
+        address: SocketAddr,
+        local: bool,
+    ) -> Result<BackendRef, TableError> {
+        let reference = BackendRef::new(self.next_backend, 1);
+        self.next_backend += 1;
+        let (port, flags) = (Be16::new(address.port()), if local { BACKEND_LOCAL } else { 0 });
+        match address.ip() {
+            IpAddr::V4(ip) => {
+                let entry =
+                    BackendV4 { generation: 1, port, flags, address: ip.into(), ..BackendV4::default() };
+                let words: [u64; 2] = zerocopy::transmute!(entry);
+                store.backends_v4().store(reference.index(), &words)?;
+            }
+            IpAddr::V6(ip) => {
+                let entry =
+                    BackendV6 { generation: 1, port, flags, address: ip.into(), ..BackendV6::default() };
+                let words: [u64; 4] = zerocopy::transmute!(entry);
+                store.backends_v6().store(reference.index(), &words)?;
+            }
+        }
+        Ok(reference)
+    }
+
+    /// Takes a backend away: whoever holds its generation finds it gone.
+    ///
+    /// # Errors
+    /// [`TableError`] where the store refuses.
+    pub fn remove_backend(&self, store: &dyn Store, backend: BackendRef, v6: bool) -> Result<(), TableError> {
+        let array = if v6 { store.backends_v6() } else { store.backends_v4() };
+        array.store(backend.index(), &[0])
+    }
+
+    /// Writes a frontend with this list of backends, each as often as it stands there.
+    ///
+    /// # Errors
+    /// [`TableError`] where the store refuses.
+    pub fn service(
+        &mut self,
+        store: &dyn Store,
+        address: SocketAddr,
+        protocol: u8,
+        backends: &[BackendRef],
+    ) -> Result<FilledService, TableError> {
+        let index = self.next_frontend;
+        self.next_frontend += 1;
+        let port = Be16::new(address.port());
+        let tag = match address.ip() {
+            IpAddr::V4(ip) => ServiceKeyV4 { address: ip.into(), port, protocol, scope: 0 }.tag(),
+            IpAddr::V6(ip) => ServiceKeyV6 { address: ip.into(), port, protocol, scope: 0 }.tag(),
+        };
+        let service = FilledService { index, tag };
+        self.point(store, service, backends)?;
+        let reference = ServiceRef::new(index, tag);
+        match address.ip() {
+            IpAddr::V4(ip) => {
+                let key = ServiceKeyV4 { address: ip.into(), port, protocol, scope: 0 };
+                store.services_v4().insert(&key, &reference)?;
+            }
+            IpAddr::V6(ip) => {
+                let key = ServiceKeyV6 { address: ip.into(), port, protocol, scope: 0 };
+                store.services_v6().insert(&key, &reference)?;
+            }
+        }
+        Ok(service)
+    }
+
+    /// Points a frontend to another list of backends.
+    ///
+    /// # Errors
+    /// [`TableError`] where the store refuses.
+    pub fn point(
+        &mut self,
+        store: &dyn Store,
+        service: FilledService,
+        backends: &[BackendRef],
+    ) -> Result<(), TableError> {
+        let line = self.next_line;
+        let entries = u32::try_from(backends.len()).unwrap_or(u32::MAX);
+        self.next_line += (SLOT_HEADER_WORDS + entries).div_ceil(SLOT_LINE_WORDS);
+        let mut words = vec![SlotHeader::new(entries, 0).0, 0, 0, 0];
+        words.extend(backends.iter().map(|backend| backend.0));
+        store.slots().store(line * SLOT_LINE_WORDS, &words)?;
+        store.service_words().store(service.index, &[ServiceWord::new(line, service.tag).0])
+    }
+}

@@ -1,0 +1,333 @@
+//! The run with real traffic, as root.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use dataplane_core::{
+    abi::{ServiceKeyV4, ServiceKeyV6},
+    pipeline::{Hook, Verdict},
+    tables::{Capacity, Store},
+    wire::{Be16, PROTOCOL_TCP, PROTOCOL_UDP},
+};
+use dataplane_ebpf::{EbpfDataplane, Uplink, XdpMode};
+use dataplane_testkit::net::{HttpServer, LoadBalancerTopology, Statistics, UdpEchoServer};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::{
+    Arguments, Interrupt,
+    config::{BACKEND_ECHO, BACKEND_HTTP, Config, Control, ECHO, HTTP, Role, virtual_addresses},
+    load,
+    tally::{Packets, Summary, Tally},
+};
+
+const BACKENDS: usize = 3;
+/// Connections at once, of each kind.
+const WORKERS: u32 = 4;
+/// A download takes some six seconds at this rate.
+const DOWNLOAD: u64 = 48 << 20;
+const DOWNLOAD_RATE: u64 = 8 << 20;
+
+/// Runs it.
+pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Summary> {
+    println!("Building five network namespaces: a client, the balancer, {BACKENDS} backends.");
+    let builder = LoadBalancerTopology::builder(BACKENDS);
+    let builder = if arguments.xdp { builder.for_xdp() } else { builder };
+    let topology = builder.build().context("cannot build the namespaces")?;
+    let servers = Servers::start(&topology)?;
+    let mut config = Config::write(topology.backends.iter().map(|backend| backend.addresses))?;
+    println!("{} says:\n\n{}", config.path().display(), indent(&config.text()));
+
+    let mode = if arguments.xdp { XdpMode::Native } else { XdpMode::Auto };
+    let uplinks: Vec<_> =
+        topology.balancer_interfaces().map(|interface| Uplink::named(interface.name()).xdp(mode)).collect();
+    let plane = topology
+        .balancer
+        .run(|| {
+            uplinks
+                .into_iter()
+                .fold(EbpfDataplane::builder().unpinned().capacity(Capacity::default()), |b, uplink| {
+                    b.uplink(uplink)
+                })
+                .open()
+        })
+        .context("cannot open the dataplane in the kernel")?;
+    for attachment in plane.attachments() {
+        println!("attached: {attachment}");
+    }
+    for warning in plane.warnings() {
+        println!("warning: {warning}");
+    }
+    let control = Control::follow(&config.path(), plane.tables())?;
+    interrupt.check()?;
+
+    let before = topology.client.statistics().context("cannot read the client's counters")?;
+    let run = Traffic::start(&topology, arguments.requests, interrupt);
+    let outcome = run.drive(&servers, &mut config, &control, interrupt);
+    let mut summary = run.finish(outcome, &servers)?;
+    interrupt.check()?;
+    summary.packets = settle(&topology, &plane, &before)?;
+    for hook in Hook::ALL {
+        let forwarded = plane.tables().counters().verdict(hook, Verdict::Forward)?;
+        println!("forwarded at {}: {forwarded} packets, both ways", hook.name());
+    }
+    drop(control);
+    plane.detach().context("cannot detach the programs")?;
+    Ok(summary)
+}
+
+fn indent(text: &str) -> String {
+    text.lines().map(|line| format!("    {line}\n")).collect()
+}
+
+/// What the backends run.
+struct Servers {
+    http: Vec<HttpServer>,
+    _echo: Vec<UdpEchoServer>,
+}
+
+impl Servers {
+    fn start(topology: &LoadBalancerTopology) -> Result<Self> {
+        let mut servers = Self { http: Vec::new(), _echo: Vec::new() };
+        for backend in &topology.backends {
+            let (namespace, addresses) = (&backend.namespace, &backend.addresses);
+            let http =
+                HttpServer::start(namespace, backend.name.as_str(), &addresses.with_port(BACKEND_HTTP))?;
+            let echo =
+                UdpEchoServer::start(namespace, backend.name.as_str(), &addresses.with_port(BACKEND_ECHO))?;
+            servers.http.push(http);
+            servers._echo.push(echo);
+        }
+        Ok(servers)
+    }
+}
+
+/// Threads of clients.
+struct Traffic {
+    requests: Vec<(&'static str, thread::JoinHandle<Tally>)>,
+    downloads: Vec<(SocketAddr, thread::JoinHandle<Result<u64, String>>)>,
+    done: Arc<AtomicU64>,
+    received: Vec<Arc<AtomicU64>>,
+    total: u64,
+    /// Lets the requests go, once the downloads run.
+    go: Arc<AtomicU64>,
+}
+
+/// What became of the backend that was taken away.
+struct Removal {
+    backend: usize,
+    answered_before: u64,
+}
+
+impl Traffic {
+    fn start(topology: &LoadBalancerTopology, requests: u32, interrupt: &Interrupt) -> Self {
+        let mut traffic = Self {
+            requests: Vec::new(),
+            downloads: Vec::new(),
+            done: Arc::default(),
+            received: Vec::new(),
+            total: u64::from(requests) * 2,
+            go: Arc::default(),
+        };
+        for address in virtual_addresses(HTTP) {
+            let received = Arc::new(AtomicU64::new(0));
+            traffic.received.push(Arc::clone(&received));
+            let interrupt = interrupt.clone();
+            let download = move || load::download(address, DOWNLOAD, DOWNLOAD_RATE, &received, &interrupt);
+            traffic.downloads.push((address, spawn(topology, download)));
+        }
+        type Request = fn(SocketAddr) -> Result<String, String>;
+        let kinds: [(_, _, Request); 2] = [("HTTP", HTTP, load::get), ("UDP", ECHO, load::echo)];
+        for (kind, port, request) in kinds {
+            for worker in 0..WORKERS {
+                let count = requests / WORKERS + u32::from(worker < requests % WORKERS);
+                let (done, go, interrupt) =
+                    (Arc::clone(&traffic.done), Arc::clone(&traffic.go), interrupt.clone());
+                let work = move || {
+                    while go.load(Ordering::Acquire) == 0 && !interrupt.is_set() {
+                        thread::park_timeout(Duration::from_millis(20));
+                    }
+                    load::repeat(count, virtual_addresses(port), request, &done, &interrupt)
+                };
+                traffic.requests.push((kind, spawn(topology, work)));
+            }
+        }
+        traffic
+    }
+
+    /// Lets traffic flow, and takes a backend away in the midst of it.
+    fn drive(
+        &self,
+        servers: &Servers,
+        config: &mut Config,
+        control: &Control,
+        interrupt: &Interrupt,
+    ) -> Result<Removal> {
+        let bar = progress_bar(self.total);
+        // Who serves the downloads is known before anybody else asks: theirs are the first requests.
+        self.wait(interrupt, "the downloads to begin", || {
+            self.received.iter().all(|r| r.load(Ordering::Relaxed) > 0)
+        })?;
+        let busy: Vec<_> = servers.http.iter().map(|server| server.requests() > 0).collect();
+        let backend = busy.iter().position(|busy| !busy).context("three backends serve two downloads?")?;
+        let name = servers.http.get(backend).map_or("", HttpServer::name).to_owned();
+        self.go.store(1, Ordering::Release);
+
+        let reach = |share: u64| self.done.load(Ordering::Relaxed) >= self.total * share / 100;
+        self.wait_with(interrupt, "a third of the requests", &bar, || reach(33))?;
+        bar.suspend(|| {
+            println!("editing the file: {name} drains (it keeps what it has, and gets nothing new)")
+        });
+        config.set(backend, Role::Draining)?;
+        control.wait_for(2)?;
+        let served = |server: &HttpServer| server.requests();
+        // What was under way when the file was edited is let finish: the count stands still.
+        let mut answered_before = servers.http.get(backend).map_or(0, served);
+        self.wait_with(interrupt, "the drained backend to be idle", &bar, || {
+            thread::park_timeout(Duration::from_millis(100));
+            let now = servers.http.get(backend).map_or(0, served);
+            std::mem::replace(&mut answered_before, now) == now
+        })?;
+        bar.suspend(|| println!("editing the file: {name} is gone"));
+        config.set(backend, Role::Gone)?;
+        control.wait_for(3)?;
+        self.wait_with(interrupt, "the rest of the requests", &bar, || reach(100))?;
+        self.wait_with(interrupt, "the downloads to end", &bar, || {
+            self.downloads.iter().all(|(_, thread)| thread.is_finished())
+        })?;
+        bar.finish_and_clear();
+        Ok(Removal { backend, answered_before })
+    }
+
+    fn wait(&self, interrupt: &Interrupt, what: &str, enough: impl FnMut() -> bool) -> Result<()> {
+        self.wait_with(interrupt, what, &ProgressBar::hidden(), enough)
+    }
+
+    fn wait_with(
+        &self,
+        interrupt: &Interrupt,
+        what: &str,
+        bar: &ProgressBar,
+        mut enough: impl FnMut() -> bool,
+    ) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut said = Instant::now();
+        while !enough() {
+            interrupt.check()?;
+            if Instant::now() > deadline {
+                bail!("waited 20 s for {what}");
+            }
+            let received: u64 = self.received.iter().map(|received| received.load(Ordering::Relaxed)).sum();
+            let done = self.done.load(Ordering::Relaxed);
+            let downloads = format!("downloads {} of {} MiB", received >> 20, (2 * DOWNLOAD) >> 20);
+            bar.set_position(done);
+            bar.set_message(downloads.clone());
+            if bar.is_hidden() && said.elapsed() > Duration::from_secs(1) {
+                // Nobody sees the bar where the output is no terminal.
+                said = Instant::now();
+                println!("  {done} of {} requests, {downloads}", self.total);
+            }
+            thread::park_timeout(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Joins the threads and counts.
+    fn finish(self, outcome: Result<Removal>, servers: &Servers) -> Result<Summary> {
+        let mut kinds =
+            [("HTTP", Tally::default()), ("UDP", Tally::default()), ("long downloads", Tally::default())];
+        // Nothing may keep waiting for the start where something went wrong before it.
+        self.go.store(1, Ordering::Release);
+        for (kind, thread) in self.requests {
+            let tally = thread.join().map_err(|_| anyhow::anyhow!("a client's thread panicked"))?;
+            if let Some((_, sum)) = kinds.iter_mut().find(|(name, _)| *name == kind) {
+                sum.add(tally);
+            }
+        }
+        let [_, _, (_, downloads)] = &mut kinds;
+        for (address, thread) in self.downloads {
+            let result = thread.join().map_err(|_| anyhow::anyhow!("a download's thread panicked"))?;
+            downloads.count(result.map(|bytes| format!("{address} {} MiB:", bytes >> 20)));
+        }
+        let removal = outcome?;
+        let mut complaints = Vec::new();
+        if let Some(server) = servers.http.get(removal.backend) {
+            let [(_, http), ..] = &kinds;
+            if server.requests() != removal.answered_before {
+                complaints.push(format!("{} got requests after it was gone", server.name()));
+            }
+            if http.of(server.name()) == 0 {
+                complaints.push(format!("{} answered nothing before it was taken away", server.name()));
+            }
+        }
+        Ok(Summary { kinds: kinds.into(), packets: Packets { sent: 0, counted: 0 }, complaints })
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    topology: &LoadBalancerTopology,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> thread::JoinHandle<T> {
+    let client = topology.client.clone();
+    thread::spawn(move || client.run(work))
+}
+
+fn progress_bar(total: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} requests, {msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style)
+}
+
+/// Waits until the last packets of closing connections have arrived, and compares the client's counters with the
+/// programs'.
+fn settle(topology: &LoadBalancerTopology, plane: &EbpfDataplane, before: &Statistics) -> Result<Packets> {
+    let deadline = Instant::now() + Duration::from_secs(3);
+    loop {
+        let now = topology.client.statistics().context("cannot read the client's counters")?;
+        let v4 =
+            now.ip.out_requests - before.ip.out_requests - (now.icmp.out_messages - before.icmp.out_messages);
+        let v6 = now.ip6.out_requests
+            - before.ip6.out_requests
+            - (now.icmp6.out_messages - before.icmp6.out_messages);
+        let packets = Packets { sent: v4 + v6, counted: counted(plane)? };
+        if packets.sent == packets.counted || Instant::now() > deadline {
+            return Ok(packets);
+        }
+        thread::park_timeout(Duration::from_millis(50));
+    }
+}
+
+/// Packets from clients that the programs counted at the frontends.
+fn counted(plane: &EbpfDataplane) -> Result<u64> {
+    let tables = plane.tables();
+    let mut sum = 0;
+    for (port, protocol) in [(HTTP, PROTOCOL_TCP), (ECHO, PROTOCOL_UDP)] {
+        for address in virtual_addresses(port) {
+            let port = Be16::new(port);
+            let found = match address.ip() {
+                std::net::IpAddr::V4(ip) => tables.services_v4().get(&ServiceKeyV4 {
+                    address: ip.into(),
+                    port,
+                    protocol,
+                    scope: 0,
+                })?,
+                std::net::IpAddr::V6(ip) => tables.services_v6().get(&ServiceKeyV6 {
+                    address: ip.into(),
+                    port,
+                    protocol,
+                    scope: 0,
+                })?,
+            };
+            let frontend = found.with_context(|| format!("{address} is not in the tables"))?;
+            sum += tables.counters().service(frontend.index())?.packets;
+        }
+    }
+    Ok(sum)
+}

@@ -1,0 +1,92 @@
+//! Who answered how often, and the last lines.
+
+use std::collections::BTreeMap;
+
+/// Answers and failures, of one kind of request.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Answers by the name of the backend.
+    pub answers: BTreeMap<String, u64>,
+    /// What failed, in words.
+    pub failures: Vec<String>,
+}
+
+impl Tally {
+    /// Counts one request.
+    pub fn count(&mut self, result: Result<String, String>) {
+        match result {
+            Ok(name) => *self.answers.entry(name).or_default() += 1,
+            Err(failure) => self.failures.push(failure),
+        }
+    }
+
+    /// Adds another one.
+    pub fn add(&mut self, other: Self) {
+        for (name, count) in other.answers {
+            *self.answers.entry(name).or_default() += count;
+        }
+        self.failures.extend(other.failures);
+    }
+
+    /// How many requests there were.
+    pub fn requests(&self) -> u64 {
+        self.answers.values().sum::<u64>() + self.failures.len() as u64
+    }
+
+    /// Answers of one backend.
+    pub fn of(&self, name: &str) -> u64 {
+        self.answers.get(name).copied().unwrap_or(0)
+    }
+}
+
+/// The whole run.
+pub struct Summary {
+    /// Each kind of request: its name and its tally.
+    pub kinds: Vec<(&'static str, Tally)>,
+    /// Packets that the client sent, and those that the programs counted.
+    pub packets: Packets,
+    /// What else went wrong.
+    pub complaints: Vec<String>,
+}
+
+/// Packets that the client sent, and those that the programs counted at the services.
+pub struct Packets {
+    /// By the client's own counters.
+    pub sent: u64,
+    /// By the programs' counters.
+    pub counted: u64,
+}
+
+impl Summary {
+    fn failed(&self) -> u64 {
+        self.kinds.iter().map(|(_, tally)| tally.failures.len() as u64).sum()
+    }
+
+    /// Whether nothing failed and every packet is accounted for.
+    pub fn is_good(&self) -> bool {
+        self.failed() == 0 && self.complaints.is_empty() && self.packets.sent == self.packets.counted
+    }
+
+    /// Prints it; the last line is the one that counts.
+    pub fn print(&self) {
+        println!("\nWho answered how often:");
+        for (kind, tally) in &self.kinds {
+            let answers: Vec<_> =
+                tally.answers.iter().map(|(name, count)| format!("{name} {count}")).collect();
+            println!("  {kind:<14} {}", answers.join(", "));
+            for failure in tally.failures.iter().take(5) {
+                println!("  {:<14} failed: {failure}", "");
+            }
+        }
+        let Packets { sent, counted } = self.packets;
+        println!("Packets to the services: {sent} sent by the client, {counted} counted by the programs.");
+        if sent != counted {
+            println!("These differ: something else than Forebay handled some of them, or they were lost.");
+        }
+        for complaint in &self.complaints {
+            println!("Wrong: {complaint}.");
+        }
+        let requests: u64 = self.kinds.iter().map(|(_, tally)| tally.requests()).sum();
+        println!("{requests} requests, {} failed", self.failed());
+    }
+}
