@@ -1,4 +1,5 @@
 //! The controller seen from outside: threads, futures, sources, and what a change costs.
+#![allow(clippy::unwrap_used, reason = "a test: a panic is its failure")]
 
 use std::{
     future::Future,

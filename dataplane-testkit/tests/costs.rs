@@ -1,5 +1,6 @@
 //! What control costs, in time and memory. Figures are printed; only generous limits are asserted, and only when asked:
 //! `cargo test --release -p dataplane-testkit --test costs -- --ignored --nocapture`.
+#![allow(clippy::unwrap_used, reason = "a test: a panic is its failure")]
 
 use std::{sync::Arc, time::Duration};
 
