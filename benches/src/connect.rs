@@ -15,14 +15,17 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use dataplane_core::pipeline::{Hook, Verdict};
-use dataplane_core::tables::Store;
+use dataplane_core::{
+    abi::ServiceKeyV4,
+    tables::Store,
+    wire::{Be16, PROTOCOL_TCP},
+};
 use dataplane_ebpf::{EbpfDataplane, Uplink, XdpMode};
-use dataplane_testkit::net::{LoadBalancerTopology, Route};
+use dataplane_testkit::net::{LoadBalancerTopology, Namespace, Route};
 use serde::Serialize;
 
 use crate::{
-    catalogue::{Catalogue, FRONTENDS, frontend},
+    catalogue::{BACKENDS, Catalogue, FRONTENDS, frontend},
     control::{Control, capacity},
     gate,
     iptables::{self, Restore},
@@ -30,7 +33,8 @@ use crate::{
     sample::quantile,
 };
 
-const PORTS: [u16; 3] = [8080, 8081, 8082];
+/// The first of the backends' ports.
+const PORT: u16 = 8080;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Connects before the first that counts.
 const WARM_UP: u32 = 20;
@@ -40,7 +44,7 @@ const WARM_UP: u32 = 20;
 pub struct Row {
     /// Who balances.
     pub way: &'static str,
-    /// Number of services; 0 without any.
+    /// Number of services; where packets are only routed, that of the round.
     pub services: u32,
     /// Median of the connects, in microseconds.
     pub p50: f64,
@@ -73,12 +77,12 @@ pub fn measure(profile: &Profile) -> Result<Connects> {
     let mut result = Connects::default();
     let most = profile.services.last().copied().unwrap_or(1);
 
-    let routed = Site::new()?;
-    let ours = Site::new()?;
+    let mut routed = Site::new()?;
+    let mut ours = Site::new()?;
     let forebay = Forebay::open(&ours, most)?;
     result.attached = forebay.plane.attachments().iter().map(ToString::to_string).collect();
     let restore = Restore::find();
-    let chains = match &restore {
+    let mut chains = match &restore {
         Ok(restore) => {
             result.iptables = Some(restore.version.clone());
             Some((Site::new()?, restore))
@@ -89,10 +93,15 @@ pub fn measure(profile: &Profile) -> Result<Connects> {
         }
     };
 
-    for &services in profile.services {
+    for (&services, port) in profile.services.iter().zip((PORT..).step_by(BACKENDS as usize)) {
         let target = frontend(services - 1);
+        let sites = [&mut routed, &mut ours].into_iter().chain(chains.as_mut().map(|(site, _)| site));
+        for site in sites {
+            site.serve(port)?;
+        }
         let catalogue = |site: &Site| Catalogue { services, last: site.backends() };
-        let mut ways = vec![Way::new("routing alone, no services", &routed, routed.backends()[0], 0)];
+        let [direct, ..] = routed.backends();
+        let mut ways = vec![Way::new("routing alone, to the backend", &routed, direct, services)];
         if let Some((site, restore)) = &chains {
             if services > profile.most_iptables_services {
                 result.missing.push(format!(
@@ -111,7 +120,7 @@ pub fn measure(profile: &Profile) -> Result<Connects> {
         }
         let picture = catalogue(&ours).all()?;
         let time = forebay.control.timed_replace(picture)?;
-        let before = forebay.opened()?;
+        let before = forebay.flows(target)?;
         ways.push(Way::new("Forebay, tcx", &ours, target, services).programmed(time));
 
         for way in &mut ways {
@@ -125,9 +134,10 @@ pub fn measure(profile: &Profile) -> Result<Connects> {
         }
         // It must have been our programs that balanced.
         let wanted = u64::from(WARM_UP + profile.rounds * profile.connects);
-        let opened = forebay.opened()? - before;
+        let opened = forebay.flows(target)? - before;
+        // A SYN that meets a connection which is over opens it again.
         if opened < wanted {
-            bail!("only {opened} packets of {wanted} connects went through Forebay's programs");
+            bail!("Forebay's programs opened {opened} flows to {target} for {wanted} connects");
         }
         result.rows.extend(ways.into_iter().map(Way::row));
     }
@@ -145,22 +155,31 @@ impl Site {
     fn new() -> Result<Self> {
         let topology = LoadBalancerTopology::builder(1).build()?;
         // The plan's own virtual addresses are too few.
-        let gateway = topology.client_interface.namespace();
         let balancer = balancer_address(&topology)?;
-        gateway.add_route(&Route::to(FRONTENDS.parse()?).via(balancer.into()))?;
-        let mut site = Self { topology, servers: Vec::new() };
-        for address in site.backends() {
-            let server = Server::start(&site.topology, address)?;
-            site.servers.push(server);
-        }
-        Ok(site)
+        topology.client.add_route(&Route::to(FRONTENDS.parse()?).via(balancer.into()))?;
+        Ok(Self { topology, servers: Vec::new() })
     }
 
-    /// Three backends, on one host.
-    fn backends(&self) -> [SocketAddrV4; 3] {
-        let host =
-            self.topology.backends.first().map_or(Ipv4Addr::UNSPECIFIED, |backend| backend.addresses.v4);
-        PORTS.map(|port| SocketAddrV4::new(host, port))
+    /// Has the backend host listen at three ports from this one on, and no longer at others. Services with backends in
+    /// common would reuse each other's connections while the backend still remembers them: a client's port, one backend,
+    /// and two services make one tuple there, and a SYN in TIME_WAIT costs 10 ms.
+    fn serve(&mut self, port: u16) -> Result<()> {
+        let host = self.topology.backends.first().context("no backend")?;
+        let ports = (port..).take(BACKENDS as usize);
+        let servers = ports.map(|port| {
+            let address = SocketAddrV4::new(host.addresses.v4, port);
+            Server::start(host.namespace.clone(), address)
+        });
+        self.servers = servers.collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    /// The backends, on one host. It must serve.
+    fn backends(&self) -> [SocketAddrV4; BACKENDS as usize] {
+        std::array::from_fn(|i| {
+            let unspecified = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+            self.servers.get(i).map_or(unspecified, |server| server.address)
+        })
     }
 }
 
@@ -180,12 +199,11 @@ struct Server {
     address: SocketAddrV4,
     stop: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
-    host: dataplane_testkit::net::Namespace,
+    host: Namespace,
 }
 
 impl Server {
-    fn start(topology: &LoadBalancerTopology, address: SocketAddrV4) -> Result<Self> {
-        let host = topology.backends.first().context("no backend")?.namespace.clone();
+    fn start(host: Namespace, address: SocketAddrV4) -> Result<Self> {
         let listener = host.run(|| TcpListener::bind(address))?;
         let stop = Arc::new(AtomicBool::new(false));
         let thread = host.spawn({
@@ -233,9 +251,13 @@ impl Forebay {
         Ok(Self { plane, control })
     }
 
-    /// How many packets its programs forwarded.
-    fn opened(&self) -> Result<u64> {
-        Ok(self.plane.tables().counters().verdict(Hook::Ingress, Verdict::Forward)?)
+    /// How many flows its programs opened to a service.
+    fn flows(&self, target: SocketAddrV4) -> Result<u64> {
+        let tables = self.plane.tables();
+        let (address, port) = ((*target.ip()).into(), Be16::new(target.port()));
+        let key = ServiceKeyV4 { address, port, protocol: PROTOCOL_TCP, scope: 0 };
+        let service = tables.services_v4().get(&key)?.with_context(|| format!("no service {target}"))?;
+        Ok(tables.counters().service(service.index())?.flows)
     }
 }
 
@@ -290,5 +312,29 @@ impl<'a> Way<'a> {
             connects: self.times.len(),
             programmed: self.programmed.map(|time| time.as_secs_f64() * 1e3),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dataplane_testkit::require_kernel;
+
+    use super::*;
+
+    #[test]
+    fn every_way_connects() {
+        require_kernel!(Restore::find().map(|_| ()));
+        let profile = Profile {
+            services: &[2, 20],
+            most_iptables_services: 10,
+            rounds: 2,
+            connects: 3,
+            ..Profile::SMOKE
+        };
+        let connects = measure(&profile).unwrap();
+        let rows: Vec<_> = connects.rows.iter().map(|row| (row.services, row.connects)).collect();
+        assert_eq!(rows, [(2, 6), (2, 6), (2, 6), (20, 6), (20, 6)], "{connects:?}");
+        assert!(connects.rows.iter().all(|row| row.p50 > 0.0 && row.p50 <= row.p99), "{connects:?}");
+        assert_eq!(connects.missing.len(), 1, "{connects:?}");
     }
 }
