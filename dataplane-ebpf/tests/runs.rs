@@ -79,5 +79,5 @@ fn only_a_test_makes_programs_deterministic() {
         let array: aya::maps::Array<_, u64> = map.try_into().unwrap();
         array.iter().map(Result::unwrap).collect()
     };
-    assert_eq!(words, [0; 4]);
+    assert!(!words.is_empty() && words.iter().all(|&word| word == 0), "{words:?}");
 }

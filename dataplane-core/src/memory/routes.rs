@@ -80,7 +80,7 @@ impl RouteTable {
             Target::Unreachable => return Route::Unreachable,
         };
         let Some(facts) = facts(interface) else {
-            return Route::Failed;
+            return Route::Stack;
         };
         if length > facts.mtu {
             return Route::TooBig;

@@ -35,7 +35,7 @@ where
 {
     if let Some(entry) = stale {
         if !displace::<F, _>(&entry, work.found.state()) {
-            return adopt(work, env);
+            return Ok(adopt(work, env));
         }
         remove_answers(work, env);
         Lookup::<F>::remove_flow(env, &work.headers.tuple);
@@ -45,40 +45,44 @@ where
     work.flow = work.flow.starting(seen.word(tuple.tag()), now);
     work.pair_tuple = tuple.answering(&work.flow);
     work.pair = work.flow.answering(tuple).starting(seen.word(work.pair_tuple.tag()), now);
-    match insert_answers(work, env, now) {
-        Err(Obstacle::Raced) => return adopt(work, env),
+    let inserted = match insert_answers(work, env, now) {
+        Err(Obstacle::Raced) => return Ok(adopt(work, env)),
         Err(Obstacle::Drop(reason)) => return Err(reason),
-        Ok(()) => {}
-    }
+        Ok(inserted) => inserted,
+    };
     match Lookup::<F>::insert_flow(env, &work.headers.tuple, &work.flow) {
         Ok(()) => Ok(Opened::Done),
-        Err(InsertError::Full) => {
-            Lookup::<F>::remove_flow(env, &work.pair_tuple);
-            Err(DropReason::ConntrackFull)
-        }
-        Err(InsertError::Exists) => {
+        Err(error) => {
             let ours = work.flow.backend();
-            let adopted = adopt(work, env);
+            let opened = adopt(work, env);
             // Where the winner chose the same backend, the entry of the replies is its own too.
-            if adopted.is_err() || work.flow.backend() != ours {
+            if inserted && (matches!(error, InsertError::Full) || work.flow.backend() != ours) {
                 Lookup::<F>::remove_flow(env, &work.pair_tuple);
             }
-            adopted
+            match error {
+                InsertError::Exists => Ok(opened),
+                InsertError::Full => Err(DropReason::ConntrackFull),
+            }
         }
     }
 }
 
-/// Takes the flow that another CPU opened for the packet in the workspace.
+/// Takes the flow that another CPU opened for the packet in the workspace. Where there is none yet, or only one that is
+/// being replaced, the packet goes by its own choice, and the next one finds what the other CPU wrote.
 #[inline(always)]
-fn adopt<F, E>(work: &mut Workspace<F>, env: &E) -> Result<Opened, DropReason>
+fn adopt<F, E>(work: &mut Workspace<F>, env: &E) -> Opened
 where
     F: Family,
     E: Environment + Lookup<F>,
 {
-    match Lookup::<F>::flow(env, &work.headers.tuple) {
-        Some(entry) if entry.read(work.headers.tuple.tag(), &mut work.flow) => Ok(Opened::Raced),
-        _ => Err(DropReason::Contended),
+    if let Some(entry) = Lookup::<F>::flow(env, &work.headers.tuple)
+        && entry.read(work.headers.tuple.tag(), &mut work.found)
+        && !Seen::from(work.found.state()).is_dying()
+        && Lookup::<F>::backend(env, work.found.backend()).is_some()
+    {
+        work.flow = work.found;
     }
+    Opened::Raced
 }
 
 /// Why the entry of the replies could not be put in.
@@ -89,15 +93,16 @@ enum Obstacle {
     Drop(DropReason),
 }
 
-/// Puts the entry of the replies in, also where that of a connection stands that is over.
+/// Puts the entry of the replies in, also where that of a connection stands that is over. Tells whether it is ours:
+/// another CPU's, or one whose other half was evicted, may stand there and say the same.
 #[inline(always)]
-fn insert_answers<F, E>(work: &mut Workspace<F>, env: &E, now: Tick) -> Result<(), Obstacle>
+fn insert_answers<F, E>(work: &mut Workspace<F>, env: &E, now: Tick) -> Result<bool, Obstacle>
 where
     F: Family,
     E: Environment + Lookup<F>,
 {
     match Lookup::<F>::insert_flow(env, &work.pair_tuple, &work.pair) {
-        Ok(()) => return Ok(()),
+        Ok(()) => return Ok(true),
         Err(InsertError::Full) => return Err(Obstacle::Drop(DropReason::ConntrackFull)),
         Err(InsertError::Exists) => {}
     }
@@ -115,15 +120,14 @@ where
             return Err(Obstacle::Drop(DropReason::TupleInUse));
         }
         if work.found.backend() == work.flow.backend() {
-            // It says what ours would: another CPU's, or the client's own entry was evicted.
-            return Ok(());
+            return Ok(false);
         }
     }
     if !displace::<F, _>(&entry, work.found.state()) {
         return Err(Obstacle::Raced);
     }
     Lookup::<F>::remove_flow(env, &work.pair_tuple);
-    Lookup::<F>::insert_flow(env, &work.pair_tuple, &work.pair).map_err(|_| Obstacle::Raced)
+    Lookup::<F>::insert_flow(env, &work.pair_tuple, &work.pair).map(|()| true).map_err(|_| Obstacle::Raced)
 }
 
 /// Notes what a packet of a known connection shows, in both entries: at once where it changes the connection's state,
@@ -155,7 +159,10 @@ where
             Lookup::<F>::insert_flow(env, &work.pair_tuple, &work.pair).unwrap_or(());
         }
         Some(pair) => {
-            if pair.read(tag, &mut work.pair) && translates_to::<F>(&work.pair, tuple) {
+            if pair.read(tag, &mut work.pair)
+                && translates_to::<F>(&work.pair, tuple)
+                && work.pair.backend() == work.flow.backend()
+            {
                 pair.touch(now);
                 add_seen::<F, _>(&pair, work.pair.state(), after);
             }
@@ -182,7 +189,8 @@ fn add_seen<F: Family, Entry: FlowEntry<F>>(entry: &Entry, state: StateWord, see
 /// Claims an entry for replacement: of several CPUs that want to, one does.
 #[inline(always)]
 fn displace<F: Family, Entry: FlowEntry<F>>(entry: &Entry, state: StateWord) -> bool {
-    entry.exchange_state(state, StateWord::new(state.seen() | Seen::DYING, state.tag()))
+    !Seen::from(state).is_dying()
+        && entry.exchange_state(state, StateWord::new(state.seen() | Seen::DYING, state.tag()))
 }
 
 /// Removes the entry of the replies that belonged to the flow in `found`, unless those of another connection stand

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     abi::{BackendRef, SLOT_HEADER_WORDS, SLOT_LINE_WORDS, ServiceRef, ServiceWord, SlotHeader},
     tables::{Family, Flow, FlowEntry, Lookup, Tuple},
+    wire::Be16,
 };
 
 /// Which way a packet of a connection goes.
@@ -102,6 +103,10 @@ where
         // On its way out a client's packet was translated already, or came past us.
         Direction::Original if matches!(hook, Hook::Egress) => Judgement::Ignore,
         Direction::Original if expired => Judgement::Replace,
+        // Its service is gone, or its index was given to another: whether the tuple is ours is asked anew.
+        Direction::Original if !serves_original::<F, E>(flow.frontend(), &headers.tuple, env) => {
+            Judgement::Replace
+        }
         Direction::Original if seen.is_closed() && is_opening(protocol, headers.tcp_flags) => {
             Judgement::Replace
         }
@@ -112,6 +117,31 @@ where
                 Judgement::Replace
             }
         }
+    }
+}
+
+#[inline(always)]
+fn serves_original<F, E>(index: u32, tuple: &F::Tuple, env: &E) -> bool
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    is_frontend::<F, E>(index, tuple.destination(), tuple.destination_port(), tuple.protocol(), env)
+}
+
+/// Whether this index is that of the frontend with this address, port and protocol: flows live for hours, and the index
+/// may have been given to another since.
+#[inline(always)]
+pub(super) fn is_frontend<F, E>(index: u32, address: F::Address, port: Be16, protocol: u8, env: &E) -> bool
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    match Lookup::<F>::service_word(env, index) {
+        Some(word) => {
+            word.tag() == F::service_tag(&F::service_key(address, port, protocol)) && word.base() != 0
+        }
+        None => false,
     }
 }
 

@@ -4,7 +4,7 @@ use super::{
     Direction, DropReason, Environment, Hook, HopLimit, LeaveReason, Link, NextHop, Packet, ParseFamily,
     PassReason, Route, RouteQuery, Routes, Verdict,
     commit::{self, Opened},
-    decide::{Decision, decide},
+    decide::{Decision, decide, is_frontend},
     workspace::{Workspace, Workspaces},
 };
 use crate::{
@@ -125,6 +125,8 @@ where
         interface: packet.interface(),
         source: flow.source(),
         destination: flow.destination(),
+        source_port: flow.source_port(),
+        destination_port: flow.destination_port(),
         protocol: headers.tuple.protocol(),
         traffic_class: headers.traffic_class,
         length: packet.segment_length(headers.l3_length, headers.headers_length),
@@ -140,7 +142,6 @@ where
         Route::TooBig => DropReason::TooBig,
         Route::Unreachable => DropReason::Unreachable,
         Route::ForwardingOff => DropReason::ForwardingOff,
-        Route::Failed => DropReason::RouteFailed,
     };
     Err(refuse(env, reason, flow.frontend()))
 }
@@ -170,7 +171,7 @@ fn take<F, P, E>(
 where
     F: ParseFamily,
     P: Packet,
-    E: Environment,
+    E: Environment + Lookup<F>,
 {
     let Workspace { headers, flow, .. } = work;
     let applied = match way {
@@ -189,6 +190,18 @@ where
     };
     let bytes = u64::from(headers.l3_length);
     let reply = matches!(flow.direction(), Direction::Reply);
+    if reply
+        && !is_frontend::<F, E>(
+            flow.frontend(),
+            flow.source(),
+            flow.source_port(),
+            headers.tuple.protocol(),
+            env,
+        )
+    {
+        // The frontend is gone: its counters are another's by now, or nobody's.
+        return Ok(verdict);
+    }
     env.count_service(flow.frontend(), |counters| {
         if reply {
             counters.reply_packets = counters.reply_packets.wrapping_add(1);

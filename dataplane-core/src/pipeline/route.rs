@@ -2,7 +2,7 @@
 
 use crate::{
     tables::Family,
-    wire::{Ipv4Address, Ipv6Address, MacAddress},
+    wire::{Be16, Ipv4Address, Ipv6Address, MacAddress},
 };
 
 /// What decides about a packet's route.
@@ -14,6 +14,10 @@ pub struct RouteQuery<F: Family> {
     pub source: F::Address,
     /// Destination address, after translation.
     pub destination: F::Address,
+    /// Source port, after translation: rules and paths may depend on it.
+    pub source_port: Be16,
+    /// Destination port, after translation.
+    pub destination_port: Be16,
     /// The protocol's number.
     pub protocol: u8,
     /// Differentiated services.
@@ -33,7 +37,7 @@ pub trait Routes<F: Family> {
 pub enum Route {
     /// It is sent to a neighbour.
     Forward,
-    /// The destination is this host, a broadcast, or there is no route: the stack knows.
+    /// The destination is this host, a broadcast, there is no route, or one that only the stack can take: it knows.
     Stack,
     /// The route says unreachable, prohibited or blackhole.
     Unreachable,
@@ -41,8 +45,6 @@ pub enum Route {
     TooBig,
     /// The interface where it arrived does not forward.
     ForwardingOff,
-    /// The kernel could not tell.
-    Failed,
 }
 
 /// The next hop of a packet.

@@ -108,10 +108,6 @@ reasons! {
         Malformed = 39 "malformed",
         /// The kernel refused to change the packet.
         Rewrite = 40 "rewrite",
-        /// The kernel could not look up a route.
-        RouteFailed = 41 "route-failed",
-        /// Another CPU changed its connection's entries in the same moment, and they are gone again.
-        Contended = 42 "contended",
     }
 }
 

@@ -9,7 +9,10 @@ use dataplane_core::{
     tables::Store,
     wire::Be16,
 };
-use dataplane_testkit::frames::{Dissected, Frame, flags::SYN};
+use dataplane_testkit::frames::{
+    Dissected, Frame,
+    flags::{ACK, SYN},
+};
 
 use crate::host::{FRONT_MAC, Host, TCP, V4, towards_front};
 
@@ -55,6 +58,35 @@ fn a_cleared_word_is_not_followed() {
     let service = host.serve(V4, TCP);
     host.simulator.tables().service_words().store(service.index, &[0]).unwrap();
     assert_eq!(host.client_sends(&syn()).verdict, NO_SERVICE);
+}
+
+/// Its backend serves another frontend still, and its index is another's by now.
+#[test]
+fn a_flow_ends_with_its_frontend_and_counts_for_no_other() {
+    let mut host = Host::new();
+    let backend = host.backend(V4.backend);
+    let gone = host.service(V4.service, TCP, &[backend]);
+    host.service("203.0.113.99:80", TCP, &[backend]);
+    assert_eq!(host.client_sends(&syn()).verdict, Verdict::Forward);
+    let answer = Frame::tcp(V4.backend.parse().unwrap(), V4.client.parse().unwrap(), SYN | ACK);
+    assert_eq!(host.backend_sends(&answer).verdict, Verdict::Forward);
+    assert_eq!(host.counters(gone).reply_packets, 1);
+
+    let tables = host.simulator.tables();
+    let key = ServiceKeyV4 {
+        address: std::net::Ipv4Addr::new(203, 0, 113, 10).into(),
+        port: Be16::new(80),
+        protocol: TCP,
+        scope: 0,
+    };
+    tables.services_v4().remove(&key).unwrap();
+    tables.service_words().store(gone.index, &[ServiceWord::new(1, key.tag() ^ 1).0]).unwrap();
+    assert_eq!(host.client_sends(&syn()).verdict, NO_SERVICE);
+    // What the backend still has to say is translated, and counted for nobody.
+    let late = host.backend_sends(&answer);
+    assert_eq!(late.verdict, Verdict::Forward);
+    assert_eq!(Dissected::of(&late.frame).unwrap().source, V4.service.parse().unwrap());
+    assert_eq!((host.counters(gone).packets, host.counters(gone).reply_packets), (1, 1));
 }
 
 #[test]

@@ -129,7 +129,7 @@ macro_rules! family {
             #[inline(always)]
             fn route(&self, query: &RouteQuery<$family>, hop: &mut NextHop) -> Route {
                 let Some(room) = self.route.take() else {
-                    return Route::Failed;
+                    return Route::Stack;
                 };
                 let route = room.$route(self.context, query, hop);
                 self.route.set(Some(room));

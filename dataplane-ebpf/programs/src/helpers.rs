@@ -46,6 +46,8 @@ impl RouteRoom {
         self.0.family = family;
         self.0.l4_protocol = query.protocol;
         self.0.__bindgen_anon_1.tot_len = if query.length > 0xffff { 0xffff } else { query.length as u16 };
+        self.0.sport = query.source_port.0;
+        self.0.dport = query.destination_port.0;
         self.0.ifindex = query.interface;
         &mut self.0
     }
@@ -81,14 +83,14 @@ fn fib_lookup(context: *mut c_void, parameters: &mut FibParameters, hop: &mut Ne
             Route::Forward
         }
         1..=3 => Route::Unreachable,
-        4 => Route::Stack,
         5 => Route::ForwardingOff,
         7 => {
             write_hop(parameters, false, hop);
             Route::Forward
         }
         8 => Route::TooBig,
-        _ => Route::Failed,
+        // No route, or one with an encapsulation: whatever it is, the stack knows how.
+        _ => Route::Stack,
     }
 }
 

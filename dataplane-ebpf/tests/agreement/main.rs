@@ -30,12 +30,9 @@ const UNREACHABLE_HERE: &[Verdict] = &[
     // An LRU table evicts.
     Verdict::Drop(DropReason::ConntrackFull),
     // One frame at a time: nobody to race with.
-    Verdict::Drop(DropReason::Contended),
     Verdict::Leave(LeaveReason::Contended),
     // The kernel would have to refuse a write within a frame that was just read.
     Verdict::Drop(DropReason::Rewrite),
-    // Routes with an encapsulation, which this kernel has none of.
-    Verdict::Drop(DropReason::RouteFailed),
 ];
 
 #[test]

@@ -18,6 +18,8 @@ use dataplane_ebpf::{EbpfDataplane, Uplink};
 pub fn balance(interfaces: &[&str], finished: impl FnOnce()) -> Result<(), Box<dyn Error>> {
     let builder = EbpfDataplane::builder().unpinned();
     let plane = interfaces.iter().fold(builder, |b, name| b.uplink(Uplink::named(*name))).open()?;
+    plane.attachments().iter().for_each(|attachment| println!("attached: {attachment}"));
+    plane.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
     let control = Controller::new(plane.tables());
     let _applier = control.spawn()?;
 

@@ -5,7 +5,7 @@ use std::{env, io, process::ExitCode};
 fn main() -> ExitCode {
     let interfaces: Vec<_> = env::args().skip(1).collect();
     let interfaces: Vec<_> = interfaces.iter().map(String::as_str).collect();
-    if interfaces.is_empty() {
+    if interfaces.is_empty() || interfaces.iter().any(|name| name.starts_with('-')) {
         eprintln!(
             "usage: embed INTERFACE…, as root; it balances 203.0.113.10:80 over 198.51.100.2 and .6, port 8080"
         );

@@ -54,7 +54,10 @@ pub struct Config {
 impl Config {
     /// Writes the file, every backend active.
     pub fn write(backends: impl IntoIterator<Item = HostAddresses>) -> Result<Self> {
-        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let folder = tempfile::Builder::new()
+            .prefix("forebay-")
+            .tempdir()
+            .context("cannot make a temporary folder")?;
         let config = Self { folder, backends: backends.into_iter().map(|b| (b, Role::Active)).collect() };
         config.save()?;
         Ok(config)

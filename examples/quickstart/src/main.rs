@@ -40,7 +40,7 @@ use tally::Summary;
 #[derive(Parser)]
 #[command(name = "quickstart")]
 pub struct Arguments {
-    /// HTTP requests, and as many UDP datagrams, half of them over IPv6
+    /// HTTP requests, and as many UDP datagrams, half of them over IPv6: 1000 to 100000
     #[arg(long, default_value_t = 1200, value_parser = clap::value_parser!(u32).range(1000..=100_000))]
     requests: u32,
     /// Attach to XDP in native mode, and not to tcx alone, which is what is chosen for veth by itself
@@ -89,15 +89,15 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Summary> {
     let missing = match dataplane_testkit::net::capabilities() {
         Err(missing) => Some(missing.to_string()),
-        Ok(()) if arguments.memory => Some("--memory was given".to_owned()),
         Ok(()) => None,
     };
     match missing {
-        None => kernel::run(arguments, interrupt),
+        _ if arguments.memory => println!("In memory, with generated frames, as asked for."),
+        None => return kernel::run(arguments, interrupt),
         Some(reason) => {
             println!("In memory, with generated frames, because the kernel can't be used: {reason}.");
-            println!("As root this runs real traffic: sudo -E cargo run --release --bin quickstart\n");
-            memory::run(arguments, interrupt)
+            println!("As root this runs real traffic: sudo target/release/quickstart\n");
         }
     }
+    memory::run(arguments, interrupt)
 }
