@@ -143,8 +143,22 @@ macro_rules! route {
     };
 }
 
-route!(fib_v4, PacketV4, V4, route_v4, |p| Ipv4Address(p.read::<u32, 26>()), Ipv4Address(p.read::<u32, 30>()));
-route!(fib_v6, PacketV6, V6, route_v6, |p| Ipv6Address(address_v6::<22>(p)), Ipv6Address(address_v6::<38>(p)));
+route!(
+    fib_v4,
+    PacketV4,
+    V4,
+    route_v4,
+    |p| Ipv4Address(p.read::<u32, 26>()),
+    Ipv4Address(p.read::<u32, 30>())
+);
+route!(
+    fib_v6,
+    PacketV6,
+    V6,
+    route_v6,
+    |p| Ipv6Address(address_v6::<22>(p)),
+    Ipv6Address(address_v6::<38>(p))
+);
 
 #[inline(always)]
 fn address_v6<const OFFSET: usize>(packet: PacketV6) -> [u32; 4] {

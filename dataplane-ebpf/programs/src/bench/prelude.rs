@@ -100,7 +100,8 @@ impl Settings {
     #[inline(always)]
     fn ports(self, client: u32) -> u32 {
         // 4096 flows of one client address.
-        let (client, peer) = (u32::from((1024 + (client & 0xfff) as u16).to_be()), u32::from(self.peer_port()));
+        let (client, peer) =
+            (u32::from((1024 + (client & 0xfff) as u16).to_be()), u32::from(self.peer_port()));
         if self.reply() == 0 { peer << 16 | client } else { client << 16 | peer }
     }
 
