@@ -20,7 +20,7 @@ use crate::{
 /// A dataplane in the kernel: programs on interfaces, and their tables.
 ///
 /// Two of them do not notice each other, in one process or in several, in one network namespace or in several, as long
-/// as their uplinks differ.
+/// as their uplinks differ. On one uplink a second one is refused at XDP and clsact, and both see packets at tcx.
 ///
 /// Dropping it detaches its programs: the kernel does so with the last descriptor of a link, also where the process is
 /// killed. Only filters on clsact, which are no files, stay behind a process that is killed; the next one to open takes

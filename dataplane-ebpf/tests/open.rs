@@ -3,17 +3,17 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::{os::unix::process::ExitStatusExt, sync::Arc};
 
-use common::{Host, small};
+use common::{Host, in_child, is_child, small};
 use dataplane_core::{
     abi::{ABI_VERSION, INTERFACE_PLACES, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, Setting},
     pipeline::{Hook, Timeouts, Verdict},
     tables::{Capacity, Store},
 };
 use dataplane_ebpf::{
-    Builder, EbpfDataplane, Error, KernelTables, Order, PeerChecksums, TcAttachment, TcMode, Uplink, Warning,
-    XdpAttachment, XdpMode, XdpOff,
+    Builder, EbpfDataplane, Error, Features, KernelTables, Order, PeerChecksums, TcAttachment, TcMode,
+    Uplink, Warning, XdpAttachment, XdpMode, XdpOff,
 };
 use dataplane_testkit::{
     net::{Namespace, Offload, veth},
@@ -77,13 +77,16 @@ fn the_tables_know_the_uplinks_and_the_time_outs() {
 #[test]
 fn attached_programs_see_packets_until_they_are_detached() {
     require_kernel!();
+    let automatic = if has_tcx() { TcAttachment::Tcx } else { TcAttachment::ClsactForLackOfTcx };
     let choices = [
         (XdpMode::Off, TcMode::Tcx, TcAttachment::Tcx, XdpAttachment::Off(XdpOff::NotWanted)),
         (XdpMode::Off, TcMode::Clsact, TcAttachment::Clsact, XdpAttachment::Off(XdpOff::NotWanted)),
-        (XdpMode::Generic, TcMode::Auto, TcAttachment::Tcx, XdpAttachment::Generic),
-        (XdpMode::Native, TcMode::Tcx, TcAttachment::Tcx, XdpAttachment::Native),
+        (XdpMode::Generic, TcMode::Auto, automatic, XdpAttachment::Generic),
+        (XdpMode::Native, TcMode::Auto, automatic, XdpAttachment::Native),
     ];
-    for (xdp, tc, tc_got, xdp_got) in choices {
+    for (xdp, tc, tc_got, xdp_got) in
+        choices.into_iter().filter(|choice| has_tcx() || choice.1 != TcMode::Tcx)
+    {
         for order in [Order::First, Order::Last] {
             let host = Host::new("hooks");
             host.address();
@@ -111,6 +114,21 @@ fn attached_programs_see_packets_until_they_are_detached() {
             host.ping();
             assert_eq!(Hook::ALL.map(|hook| seen(&tables, hook)), before, "{attachment}");
         }
+    }
+}
+
+/// Kernels before 6.6 have none; the other choices are tested there.
+fn has_tcx() -> bool {
+    Features::probe().unwrap().tcx
+}
+
+#[test]
+fn tcx_is_refused_where_there_is_none() {
+    require_kernel!();
+    let host = Host::new("no tcx");
+    match host.open(small().uplink(Uplink::named("uplink").tc(TcMode::Tcx))) {
+        Ok(plane) => assert!(has_tcx() && plane.attachments()[0].tc == TcAttachment::Tcx),
+        Err(error) => assert!(!has_tcx() && error.to_string().contains("no tcx (6.6)"), "{error}"),
     }
 }
 
@@ -175,7 +193,9 @@ fn a_taken_xdp_slot_is_left_alone_and_its_holder_named() {
     require_kernel!();
     let host = Host::new("taken");
     let uplink = |mode| small().uplink(Uplink::named("uplink").xdp(mode));
-    let holder = host.open(uplink(XdpMode::Native)).unwrap();
+    // Where there is no tcx, both of them need a place of their own at clsact, too.
+    let last = |mode| small().uplink(Uplink::named("uplink").xdp(mode).order(Order::Last));
+    let holder = host.open(last(XdpMode::Native)).unwrap();
 
     for mode in [XdpMode::Native, XdpMode::Generic] {
         match host.open(uplink(mode)) {
@@ -245,6 +265,7 @@ fn automatic_choice_says_that_a_driver_has_no_xdp() {
         matches!(&attachment.xdp, XdpAttachment::Off(XdpOff::NoDriverSupport { driver }) if driver.as_deref() == Some("bridge")),
         "{attachment:?}"
     );
+    drop(plane);
     match host.open(small().uplink(Uplink::named("br0").xdp(XdpMode::Native))) {
         Err(error @ Error::Attach { .. }) => {
             assert_eq!(error.errno(), Some(libc::EOPNOTSUPP));
@@ -286,10 +307,50 @@ fn a_foreign_filter_on_clsact_is_left_alone() {
 }
 
 #[test]
+fn filters_of_a_living_dataplane_are_left_alone() {
+    require_kernel!();
+    let host = Host::new("living");
+    let clsact = || small().uplink(Uplink::named("uplink").xdp(XdpMode::Off).tc(TcMode::Clsact));
+    let first = host.open(clsact()).unwrap();
+    let result = host.open(clsact());
+    assert!(matches!(&result, Err(Error::FilterTaken { .. })), "{result:?}");
+    first.refresh().unwrap();
+    // The other place is free.
+    host.open(small().uplink(Uplink::named("uplink").tc(TcMode::Clsact).order(Order::Last))).unwrap();
+    first.refresh().unwrap();
+}
+
+#[test]
+fn filters_of_a_killed_process_are_replaced() {
+    const NAME: &str = "filters_of_a_killed_process_are_replaced";
+    let clsact = || small().uplink(Uplink::named("uplink").tc(TcMode::Clsact));
+    if is_child(NAME) {
+        let _plane = clsact().open().unwrap();
+        std::process::abort();
+    }
+    require_kernel!();
+    let host = Host::new("killed");
+    let filters = || {
+        host.command("tc", &["filter", "show", "dev", "uplink", "ingress"]).matches("forebay_ingress").count()
+    };
+    let output = host.host.run(|| in_child(NAME, &[]));
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{}", String::from_utf8_lossy(&output.stderr));
+    let left = filters();
+    assert!(left > 0);
+    let plane = host.open(clsact()).unwrap();
+    assert_eq!(filters(), left);
+    host.address();
+    host.ping();
+    assert!(seen(&plane.tables(), Hook::Ingress) > 0);
+    plane.detach().unwrap();
+    assert_eq!(filters(), 0);
+}
+
+#[test]
 fn a_vanished_interface_is_named() {
     require_kernel!();
     for (xdp, tc) in
-        [(XdpMode::Off, TcMode::Tcx), (XdpMode::Off, TcMode::Clsact), (XdpMode::Native, TcMode::Tcx)]
+        [(XdpMode::Off, TcMode::Auto), (XdpMode::Off, TcMode::Clsact), (XdpMode::Native, TcMode::Auto)]
     {
         let host = Host::new("vanish");
         let plane = host
@@ -398,6 +459,7 @@ fn the_host_is_looked_at() {
     host.host.sysctl("net/ipv4/conf/uplink/forwarding", "1").unwrap();
     plane.refresh().unwrap();
     assert_eq!(plane.warnings(), []);
+    drop(plane);
 
     host.host.sysctl("net/ipv6/conf/uplink/forwarding", "0").unwrap();
     host.host.sysctl("net/ipv6/conf/uplink/disable_ipv6", "1").unwrap();

@@ -3,9 +3,7 @@
 
 mod common;
 
-use std::{env, process::Command};
-
-use common::small;
+use common::{in_child, is_child, small};
 use dataplane_ebpf::{Error, Features, Uplink, testing::embedded_object};
 use dataplane_testkit::require_kernel;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
@@ -56,18 +54,9 @@ fn the_newer_capabilities_are_enough() {
     assert!(features.privileges.bpf && !features.privileges.sys_admin && !features.privileges.perfmon);
 }
 
-const STAGE: &str = "FOREBAY_TEST_STAGE";
-
-/// Runs one test of this file anew, behind a command that changes what its process may see.
-fn in_child(test: &str, wrapper: &[&str]) {
-    let (program, arguments) = wrapper.split_first().unwrap();
-    let output = Command::new(program)
-        .args(arguments)
-        .arg(env::current_exe().unwrap())
-        .args(["--exact", "--nocapture", test])
-        .env(STAGE, test)
-        .output()
-        .unwrap();
+/// Runs one test of this file anew, behind a command that changes what its process may see; it must pass.
+fn passes_in_child(test: &str, wrapper: &[&str]) {
+    let output = in_child(test, wrapper);
     assert!(
         output.status.success(),
         "{}\n{}",
@@ -76,17 +65,13 @@ fn in_child(test: &str, wrapper: &[&str]) {
     );
 }
 
-fn is_child(test: &str) -> bool {
-    env::var(STAGE).is_ok_and(|stage| stage == test)
-}
-
 /// Root of a user namespace has every capability there, but not here.
 #[test]
 fn a_user_namespace_is_no_privilege() {
     const NAME: &str = "a_user_namespace_is_no_privilege";
     if !is_child(NAME) {
         require_kernel!();
-        return in_child(NAME, &["unshare", "--user", "--map-root-user", "--net"]);
+        return passes_in_child(NAME, &["unshare", "--user", "--map-root-user", "--net"]);
     }
     match small().open() {
         Err(error @ Error::NoPrivilege { .. }) => {
@@ -104,7 +89,7 @@ fn a_kernel_without_btf_is_noticed() {
     if !is_child(NAME) {
         require_kernel!();
         let hide = "mount -t tmpfs none /sys/kernel/btf && exec \"$@\"";
-        return in_child(NAME, &["unshare", "--mount", "--net", "sh", "-c", hide, "sh"]);
+        return passes_in_child(NAME, &["unshare", "--mount", "--net", "sh", "-c", hide, "sh"]);
     }
     assert!(!Features::probe().unwrap().btf);
     let plane = small().open().unwrap();

@@ -122,7 +122,7 @@ impl Faults {
         random = (random ^ (random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         random = (random ^ (random >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         random ^= random >> 31;
-        if random % u64::from(one_in) != 0 {
+        if !random.is_multiple_of(u64::from(one_in)) {
             return Fate::Succeeds;
         }
         self.failures.fetch_add(1, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use std::{env, ffi::OsString, fs, process::Command, time::Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{machine, process, programs, repo, toolchain::Toolchain};
+use crate::{machine, process, programs, programs::Tree, repo, toolchain::Toolchain};
 
 /// What criterion is told: enough for a figure that can be compared with the next one's, and no more.
 const SMOKE: [&str; 9] = [
@@ -73,7 +73,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 fn bench_object(object: &std::path::Path) -> Result<(), String> {
     machine::can_run_kernel_tests()?;
     let toolchain = Toolchain::find().map_err(|error| error.to_string())?;
-    programs::build_programs_with(&toolchain, &["bench".to_owned()], object)
+    programs::build_programs_with(&toolchain, &Tree::committed(), &["bench"], object)
         .map_err(|error| format!("{error:#}"))
 }
 

@@ -22,7 +22,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let toolchain = Toolchain::find()?;
     let fresh = repo::target().join("bpf/fresh/forebay.bpf.o");
-    programs::build_programs_with(&toolchain, &[], &fresh)?;
+    programs::build_programs_with(&toolchain, &programs::Tree::committed(), &[], &fresh)?;
 
     let committed = repo::object();
     let same = fs::read(&fresh)?

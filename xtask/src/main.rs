@@ -48,14 +48,14 @@ enum Chore {
     /// Build the kernel programs and write the object that is committed
     BuildPrograms(programs::Arguments),
     /// Run clippy over the kernel programs, with warnings as errors
-    LintPrograms(lint_programs::Arguments),
+    LintPrograms,
     /// Rebuild the kernel programs and compare them with the committed object, byte for byte
     CheckPrograms(check_programs::Arguments),
     /// Load every program on this kernel and on Debian's 6.1 and 6.12 in virtual machines, under the verifier's budget
     Kernels(kernels::Arguments),
     /// Measure, beside the floors and baselines of this machine, and write a table under target/bench
     Bench(bench::Arguments),
-    /// Build the programs with each of the known mutations and require that the agreement test catches it
+    /// Break the programs line by line, and require that the agreement test notices each time
     Mutation(mutation::Arguments),
 }
 
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
         Chore::Setup(arguments) => setup::run(&arguments),
         Chore::BuildPrograms(arguments) => programs::run(&arguments),
         Chore::CheckPrograms(arguments) => check_programs::run(&arguments),
-        Chore::LintPrograms(arguments) => lint_programs::run(&arguments),
+        Chore::LintPrograms => lint_programs::run(),
         Chore::Kernels(arguments) => kernels::run(&arguments),
         Chore::Mutation(arguments) => mutation::run(&arguments),
         Chore::Bench(arguments) => bench::run(&arguments),

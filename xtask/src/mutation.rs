@@ -1,18 +1,24 @@
 //! Does the agreement test notice a broken pipeline? `cargo xtask mutation`.
 //!
-//! Each mutation is a cargo feature of the kernel programs that changes one line of the pipeline. The simulator stays
-//! as it is, so the agreement test must see the two disagree, and must say so: a program that fails to load proves
-//! nothing.
+//! The programs' sources are copied, one line of the copy is changed, and the programs are built from it. The simulator
+//! stays as it is, so the agreement test must see the two disagree, and must say so: a program that fails to load proves
+//! nothing. Which lines are changed stands in [`list`].
+
+mod copy;
+mod list;
 
 use std::{env, fs, path::Path, process::Command, time::Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{check_programs::OBJECT_VARIABLE, machine, programs, repo, toolchain::Toolchain};
-
-/// The mutations: features of `dataplane-ebpf/programs` (there they switch on the feature of the same name in
-/// `dataplane-core`), and what each breaks.
-const MUTATIONS: &[(&str, &str)] = &[];
+use crate::{
+    check_programs::OBJECT_VARIABLE,
+    machine,
+    programs::{self, Tree},
+    repo,
+    toolchain::Toolchain,
+};
+use list::{MUTATIONS, Mutation};
 
 /// How the agreement test begins the line that tells of a difference.
 const DISAGREEMENT: &str = "DISAGREEMENT";
@@ -25,6 +31,12 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
+    let chosen = |mutation: &&Mutation| arguments.only.as_deref().is_none_or(|only| only == mutation.name);
+    let mutations: Vec<_> = MUTATIONS.iter().filter(chosen).collect();
+    if mutations.is_empty() {
+        let names: Vec<_> = MUTATIONS.iter().map(|mutation| mutation.name).collect();
+        bail!("there is no such mutation; there are: {}", names.join(", "));
+    }
     if let Err(reason) = machine::can_run_kernel_tests() {
         if machine::kernel_is_required() {
             bail!("the agreement test can't run here: {reason}");
@@ -32,43 +44,46 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         println!("not run: {reason}");
         return Ok(());
     }
-    if MUTATIONS.is_empty() {
-        println!("no mutations yet");
-        return Ok(());
-    }
     let toolchain = Toolchain::find()?;
     let folder = repo::target().join("bpf/mutations");
+    let tree = Tree { root: folder.join("src"), target: folder.join("target") };
 
-    // What passes without a mutation is what the mutations are held against: same compiler, no feature.
+    // What passes without a mutation is what the mutations are held against: same compiler, same copy.
     let unchanged = folder.join("unchanged.o");
-    programs::build_programs_with(&toolchain, &[], &unchanged)?;
-    let Outcome::Agrees = agreement(&unchanged)? else {
-        bail!("the agreement test fails without any mutation: mend that first");
-    };
-    println!("unchanged: agrees, as it must");
+    let started = Instant::now();
+    copy::refresh(repo::root(), &tree.root)?;
+    programs::build_programs_with(&toolchain, &tree, &[], &unchanged)?;
+    match agreement(&unchanged)? {
+        Outcome::Agrees => println!("unchanged: agrees, as it must ({} s)", started.elapsed().as_secs()),
+        Outcome::Disagrees(said) | Outcome::Fails(said) => {
+            bail!("the agreement test fails without any mutation; mend that first:\n{said}")
+        }
+    }
 
     let mut missed = Vec::new();
-    for (name, what) in MUTATIONS {
-        if arguments.only.as_deref().is_some_and(|only| only != *name) {
-            continue;
-        }
+    for mutation in mutations {
+        let Mutation { name, breaks, .. } = mutation;
         let started = Instant::now();
         let object = folder.join(format!("{name}.o"));
-        programs::build_programs_with(&toolchain, &[(*name).to_owned()], &object)?;
-        // A feature that nothing reads would give the same bytes and be "missed" for a reason of its own.
+        copy::refresh(repo::root(), &tree.root)?;
+        mutation.apply(&tree.root)?;
+        programs::build_programs_with(&toolchain, &tree, &[], &object)?;
+        // A change that the compiler sees no difference in would be "missed" for a reason of its own.
         if fs::read(&object)? == fs::read(&unchanged)? {
-            bail!("the feature {name} changes nothing in the programs");
+            bail!("the mutation {name} changes nothing in the programs");
         }
         let outcome = agreement(&object)?;
         let seconds = started.elapsed().as_secs();
         match outcome {
-            Outcome::Disagrees(line) => println!("{name} ({what}): caught in {seconds} s: {line}"),
+            Outcome::Disagrees(line) => println!("{name} ({breaks}): caught in {seconds} s: {line}"),
             Outcome::Agrees => {
-                println!("{name} ({what}): MISSED, the agreement test passes");
+                println!("{name} ({breaks}): MISSED, the agreement test passes");
                 missed.push(*name);
             }
             Outcome::Fails(output) => {
-                println!("{name} ({what}): MISSED, the test fails without a line {DISAGREEMENT}:\n{output}");
+                println!(
+                    "{name} ({breaks}): MISSED, the test fails without a line {DISAGREEMENT}:\n{output}"
+                );
                 missed.push(*name);
             }
         }

@@ -17,9 +17,6 @@ const TARGET: &str = "bpfel-unknown-none";
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Cargo features of the programs' crate, separated by commas (mutations: `mutation-…`)
-    #[arg(long, value_delimiter = ',')]
-    features: Vec<String>,
     /// Where to write the object; by default the committed one is written, with the tools' versions beside it
     #[arg(long)]
     out: Option<PathBuf>,
@@ -29,7 +26,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let toolchain = Toolchain::find()?;
     let committed = repo::object();
     let out = arguments.out.as_deref().unwrap_or(&committed);
-    build_programs_with(&toolchain, &arguments.features, out)?;
+    build_programs_with(&toolchain, &Tree::committed(), &[], out)?;
     // The versions describe the committed object; an object elsewhere is nobody's reference.
     if arguments.out.is_none() {
         fs::write(repo::object_versions(), toolchain.versions()?)?;
@@ -38,33 +35,45 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Builds the programs with these cargo features and writes the object, stripped of DWARF but with BTF, to `out`.
-pub fn build_programs_with(toolchain: &Toolchain, features: &[String], out: &Path) -> Result<()> {
-    // A folder of its own: another compiler's artefacts would only be rebuilt.
-    let target = repo::target().join("bpf");
+/// The sources that programs are built from, and where their artefacts go.
+pub struct Tree {
+    /// A checkout of this repository, or a copy of what the programs need of it.
+    pub root: PathBuf,
+    /// A target folder of its own for each root: another root's or compiler's artefacts would only be rebuilt.
+    pub target: PathBuf,
+}
+
+impl Tree {
+    /// The sources as they stand in this checkout.
+    pub fn committed() -> Self {
+        Self { root: repo::root().to_path_buf(), target: repo::target().join("bpf") }
+    }
+}
+
+/// Builds the programs of this tree and writes the object, stripped of DWARF but with BTF, to `out`.
+pub fn build_programs_with(toolchain: &Toolchain, tree: &Tree, features: &[&str], out: &Path) -> Result<()> {
     let mut cargo = toolchain.cargo();
-    cargo.current_dir(repo::programs()).args(["build", "--release", "--locked", "--quiet"]);
+    cargo.current_dir(tree.root.join(repo::PROGRAMS)).args(["build", "--release", "--locked", "--quiet"]);
     if !features.is_empty() {
-        cargo.arg("--features").arg(features.join(","));
+        cargo.args(["--features", &features.join(",")]);
     }
     // cargo appends these to the flags of the crate's own configuration.
-    cargo.arg("--config").arg(format!("target.{TARGET}.rustflags={:?}", remap_flags(toolchain)?));
-    cargo.arg("--target-dir").arg(&target);
+    cargo.arg("--config").arg(format!("target.{TARGET}.rustflags={:?}", remap_flags(toolchain, &tree.root)?));
+    cargo.arg("--target-dir").arg(&tree.target);
     cargo.env("RUSTC_WRAPPER", env::current_exe().context("cannot find this program's own file")?);
-    let stable = env::join_paths([repo::root(), &toolchain.library])?;
+    let stable = env::join_paths([&tree.root, &toolchain.library])?;
     cargo.env(rustc_wrapper::STABLE_CRATES_BELOW, stable);
     process::run(&mut cargo).context("cannot build the kernel programs")?;
 
     if let Some(folder) = out.parent() {
         fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
-    toolchain.strip(&target.join(TARGET).join("release/forebay"), out)
+    toolchain.strip(&tree.target.join(TARGET).join("release/forebay"), out)
 }
 
 /// Line information carries the paths of the sources: give each root a name that is the same on every machine.
-fn remap_flags(toolchain: &Toolchain) -> Result<Vec<String>> {
-    let mut roots =
-        vec![(repo::root().to_path_buf(), "/forebay"), (toolchain.library.clone(), "/rust/library")];
+fn remap_flags(toolchain: &Toolchain, root: &Path) -> Result<Vec<String>> {
+    let mut roots = vec![(root.to_path_buf(), "/forebay"), (toolchain.library.clone(), "/rust/library")];
     // Below this, cargo has a folder for each registry, with its host's name in it.
     let registries = repo::cargo_home().join("registry/src");
     if registries.is_dir() {

@@ -19,9 +19,12 @@ pub fn target() -> PathBuf {
     }
 }
 
-/// The crate of the kernel programs, a workspace of its own.
+/// The crate of the kernel programs, a workspace of its own, below the root.
+pub const PROGRAMS: &str = "dataplane-ebpf/programs";
+
+/// The crate of the kernel programs.
 pub fn programs() -> PathBuf {
-    root().join("dataplane-ebpf/programs")
+    root().join(PROGRAMS)
 }
 
 /// The committed object with the kernel programs.

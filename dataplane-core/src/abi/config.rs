@@ -23,7 +23,7 @@ pub enum Setting {
 }
 
 /// How many words the inputs for tests have.
-pub const TEST_INPUT_WORDS: u32 = 4;
+pub const TEST_INPUT_WORDS: u32 = 8;
 
 /// What programs loaded for a test read instead of the clock and the random numbers, and where they say what they did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,4 +37,8 @@ pub enum TestInput {
     Verdict = 2,
     /// Written by the program: the interface that the packet leaves through, or 0.
     Egress = 3,
+    /// Written by the program: the first two words of the next hop's address, if it was forwarded.
+    GatewayHigh = 4,
+    /// Written by the program: the other two words.
+    GatewayLow = 5,
 }

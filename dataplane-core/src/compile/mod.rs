@@ -1,8 +1,8 @@
 //! From the model to rows: what stands where in the tables, and in which words.
 //!
 //! The functions are pure: [`shares`], [`list_words`], the rows' words. What they need to be given are places: of
-//! lists in the slot table ([`Lines`]), of backends ([`Backends`]) and of frontends ([`Indexes`]). The allocators are
-//! plain values that know nothing of tables.
+//! lists in the slot table ([`Lines`]), of backends and of frontends. The allocators are plain values that know nothing
+//! of tables.
 
 mod backends;
 mod indexes;

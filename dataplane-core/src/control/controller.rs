@@ -145,6 +145,7 @@ impl Controller {
     /// Whoever waits for a revision is told before the grace period begins.
     pub fn step(&self, now: Duration) -> NextWake {
         let mut engine = self.shared.engine.lock();
+        self.shared.changed.look();
         let done = engine.program(&self.shared.desired, now);
         if done.finished {
             self.shared.finished.notify_all();
@@ -162,10 +163,11 @@ impl Controller {
         Running::start(self.clone())
     }
 
-    /// Waits until something was committed since this was called, but not for longer than `timeout`. For those who
+    /// Waits until something was committed since the last step began, but not for longer than `timeout`. For those who
     /// step on a thread of their own.
     pub fn wait_for_change(&self, timeout: Duration) {
-        self.shared.changed.wait(self.shared.changed.count(), Some(timeout));
+        let changed = &self.shared.changed;
+        changed.wait(changed.seen(), Some(timeout));
     }
 
     /// The time on this controller's clock.

@@ -35,19 +35,20 @@ impl Running {
 }
 
 fn run(controller: &Controller, stop: &AtomicBool) {
+    let changed = &controller.shared.changed;
     loop {
-        let seen = controller.shared.changed.count();
+        // Whoever stops us raises the signal afterwards: if it is not stopped below, `seen` is old by the time we wait.
+        let seen = changed.count();
         if stop.load(Ordering::Acquire) {
             return;
         }
-        let now = controller.now();
-        match controller.step(now) {
+        match controller.step(controller.now()) {
             NextWake::Now => {}
             NextWake::At(time) => {
                 let wait = time.saturating_sub(controller.now());
-                controller.shared.changed.wait(seen, Some(wait));
+                changed.wait(seen, Some(wait));
             }
-            NextWake::OnChange => controller.shared.changed.wait(seen, None),
+            NextWake::OnChange => changed.wait(seen, None),
         }
     }
 }

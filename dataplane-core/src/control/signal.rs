@@ -7,30 +7,50 @@ use parking_lot::{Condvar, Mutex};
 /// Counts what happened, so that nothing is missed between looking and going to sleep.
 #[derive(Debug, Default)]
 pub(super) struct Signal {
-    count: Mutex<u64>,
+    counts: Mutex<Counts>,
     changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    raised: u64,
+    /// How many had been raised when the last step began.
+    seen: u64,
 }
 
 impl Signal {
     pub fn raise(&self) {
-        let mut count = self.count.lock();
-        *count = count.wrapping_add(1);
-        drop(count);
+        let mut counts = self.counts.lock();
+        counts.raised = counts.raised.wrapping_add(1);
+        drop(counts);
         self.changed.notify_all();
     }
 
+    /// How often it was raised.
     pub fn count(&self) -> u64 {
-        *self.count.lock()
+        self.counts.lock().raised
     }
 
-    /// Waits until something has happened since `seen`, but not for longer than `timeout`.
+    /// A step looks at everything that has happened up to now.
+    pub fn look(&self) {
+        let mut counts = self.counts.lock();
+        counts.seen = counts.raised;
+    }
+
+    /// How often it had been raised when the last step began.
+    pub fn seen(&self) -> u64 {
+        self.counts.lock().seen
+    }
+
+    /// Waits until something has happened beyond `seen`, but not for longer than `timeout`.
     pub fn wait(&self, seen: u64, timeout: Option<Duration>) {
-        let mut count = self.count.lock();
+        let mut counts = self.counts.lock();
+        let nothing_new = |counts: &mut Counts| counts.raised == seen;
         match timeout {
             Some(timeout) => {
-                self.changed.wait_while_for(&mut count, |count| *count == seen, timeout);
+                self.changed.wait_while_for(&mut counts, nothing_new, timeout);
             }
-            None => self.changed.wait_while(&mut count, |count| *count == seen),
+            None => self.changed.wait_while(&mut counts, nothing_new),
         }
     }
 }

@@ -157,9 +157,4 @@ impl Wakers {
             waker.wake();
         }
     }
-
-    #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.0.lock().wakers.len()
-    }
 }

@@ -21,6 +21,8 @@ mod packet;
 mod routes;
 mod simulator;
 mod tables;
+#[cfg(test)]
+mod torn;
 mod words;
 
 pub use packet::MemoryPacket;

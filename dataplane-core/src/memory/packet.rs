@@ -71,10 +71,7 @@ impl Packet for MemoryPacket {
 
     fn send(&mut self, hop: &NextHop) -> Result<(), ApplyError> {
         if self.hook == Hook::Xdp {
-            let mut ethernet: EthernetHeader = self.read(0).ok_or(ApplyError)?;
-            ethernet.destination = hop.link.destination;
-            ethernet.source = hop.link.source;
-            self.write(0, ethernet).ok_or(ApplyError)?;
+            self.write(0, [hop.link.destination, hop.link.source]).ok_or(ApplyError)?;
         }
         self.sent = Some(*hop);
         Ok(())

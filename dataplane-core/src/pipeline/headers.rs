@@ -3,7 +3,7 @@
 use super::{PassReason, Verdict};
 use crate::{
     abi::{TupleV4, TupleV6},
-    tables::{Family, Flow, Tuple, V4, V6},
+    tables::{Family, Tuple, V4, V6},
     wire::{
         Be16, Delta, ETHERTYPE_QINQ, ETHERTYPE_VLAN, EthernetHeader, ExtensionHeader, FragmentHeader, Frame,
         Ipv4Header, Ipv6Header, NEXT_HEADER_AUTHENTICATION, NEXT_HEADER_DESTINATION, NEXT_HEADER_FRAGMENT,
@@ -100,9 +100,6 @@ pub trait ParseFamily: Family {
         zone: u16,
         into: &mut Headers<Self>,
     ) -> Result<(), Verdict>;
-
-    /// Writes the addresses of `flow` into the IP header, takes hops, and mends the header's own checksum.
-    fn write_network<P: Frame + ?Sized>(frame: &mut P, l3: u32, flow: &Self::Flow, hops: u8) -> Option<()>;
 }
 
 const fn pass(reason: PassReason) -> Verdict {
@@ -159,17 +156,6 @@ impl ParseFamily for V4 {
         };
         Ok(())
     }
-
-    #[inline(always)]
-    fn write_network<P: Frame + ?Sized>(frame: &mut P, l3: u32, flow: &Self::Flow, hops: u8) -> Option<()> {
-        let mut ip: Ipv4Header = frame.read(l3)?;
-        let before = ip.ttl_word();
-        ip.ttl = ip.ttl.wrapping_sub(hops);
-        ip.checksum = flow.address_delta().replace16(before, ip.ttl_word()).apply(ip.checksum);
-        ip.source = flow.source;
-        ip.destination = flow.destination;
-        frame.write(l3, ip)
-    }
 }
 
 impl ParseFamily for V6 {
@@ -217,15 +203,6 @@ impl ParseFamily for V6 {
             consistent: ports.consistent,
         };
         Ok(())
-    }
-
-    #[inline(always)]
-    fn write_network<P: Frame + ?Sized>(frame: &mut P, l3: u32, flow: &Self::Flow, hops: u8) -> Option<()> {
-        let mut ip: Ipv6Header = frame.read(l3)?;
-        ip.hop_limit = ip.hop_limit.wrapping_sub(hops);
-        ip.source = flow.source;
-        ip.destination = flow.destination;
-        frame.write(l3, ip)
     }
 }
 

@@ -5,15 +5,6 @@ use crate::{
     tables::{Flow, Tuple},
     wire::{Be16, Frame, PROTOCOL_TCP, TcpHeader, UdpHeader},
 };
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
-
-/// Both ports, as they begin every transport header.
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct Ports {
-    source: Be16,
-    destination: Be16,
-}
 
 /// Translates a packet whose checksums are all there: in memory, and in XDP. An skb's may still be unfinished; there
 /// the kernel's helpers do it.
@@ -27,13 +18,22 @@ pub fn translate_in_place<F: ParseFamily, P: Frame + ?Sized>(
     flow: &F::Flow,
     hop_limit: HopLimit,
 ) -> Result<(), ApplyError> {
-    let hops = match hop_limit {
-        HopLimit::Keep => 0,
-        HopLimit::Decrement => 1,
-    };
-    F::write_network(frame, headers.l3, flow, hops).ok_or(ApplyError)?;
+    let l3 = headers.l3;
+    let mut network_delta = flow.address_delta();
+    if matches!(hop_limit, HopLimit::Decrement) {
+        let left = headers.hop_limit.wrapping_sub(1);
+        network_delta = network_delta.and(F::hop_limit_delta(headers, left));
+        frame.write(l3.wrapping_add(F::HOP_LIMIT_OFFSET), left).ok_or(ApplyError)?;
+    }
+    if let Some(offset) = F::CHECKSUM_OFFSET {
+        let at = l3.wrapping_add(offset);
+        let checksum: Be16 = frame.read(at).ok_or(ApplyError)?;
+        frame.write(at, network_delta.apply(checksum)).ok_or(ApplyError)?;
+    }
+    let addresses = [flow.source(), flow.destination()];
+    frame.write(l3.wrapping_add(F::ADDRESSES_OFFSET), addresses).ok_or(ApplyError)?;
 
-    let ports = Ports { source: flow.source_port(), destination: flow.destination_port() };
+    let ports = [flow.source_port(), flow.destination_port()];
     frame.write(headers.l4, ports).ok_or(ApplyError)?;
 
     let delta = flow.address_delta().and(flow.port_delta());

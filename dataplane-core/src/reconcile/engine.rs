@@ -1,6 +1,11 @@
 //! One step after the other: take what changed, plan it, carry it out, and release what nobody sees any more.
 
-use std::{collections::BTreeSet, ops::Bound, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::Arc,
+    time::Duration,
+};
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -54,6 +59,10 @@ impl Default for Settings {
 /// Things released in one step.
 const RELEASES: usize = 4096;
 
+/// How often a service for which there is no room is tried before it is refused, if more may become free. What is in
+/// limbo is free after two grace periods.
+const PATIENCE: u32 = 3;
+
 /// Refused services tried again when something was released.
 const SECOND_CHANCES: usize = 64;
 
@@ -72,7 +81,6 @@ pub(crate) struct Engine {
 pub(crate) struct Done {
     /// Whether somebody may wait for it.
     pub finished: bool,
-    refused: bool,
 }
 
 impl Engine {
@@ -89,47 +97,39 @@ impl Engine {
     /// Puts a bounded number of changed services into the tables.
     pub fn program(&mut self, desired: &Mutex<DesiredState>, now: Duration) -> Done {
         let batch = self.take(&mut desired.lock(), now);
-        let mut done = Done { finished: false, refused: false };
+        let mut done = Done { finished: false };
         if batch.is_empty() {
             return done;
         }
-        let mut works: Vec<Option<Work>> = Vec::with_capacity(batch.len());
+        self.ledger.begin_batch();
+        let mut works: Vec<Work> = Vec::with_capacity(batch.len());
         let mut jobs: Vec<Job> = Vec::with_capacity(batch.len());
+        let mut refused = Vec::new();
         for work in batch {
-            let id = work.id;
-            match self.ledger.prepare(id, work.service.as_deref(), &work.frontends, &work.gone) {
+            match self.ledger.prepare(work.id, work.service.as_deref(), &work.frontends, &work.gone) {
                 Ok((rows, footprint)) => {
-                    jobs.push(Job::new(id, plan(rows, &footprint)));
-                    works.push(Some(work));
+                    jobs.push(Job::new(work.id, plan(rows, &footprint)));
+                    works.push(work);
                 }
-                Err(refusal) => {
-                    done.refused = true;
-                    let orphans = self.refuse(work, refusal, desired, &mut done);
-                    jobs.push(Job::new(id, orphans));
-                    works.push(None);
-                }
+                Err(refusal) => refused.push((work, refusal)),
             }
         }
-        apply(&mut jobs, &mut self.ledger, &*self.store);
-
-        let mut desired = desired.lock();
-        for (job, work) in jobs.into_iter().zip(works) {
-            let Some(work) = work else {
-                // A refused service. What it left to be taken out of the tables is tried again with it.
-                if job.error.is_some() {
-                    self.retries.failed(job.id, now, self.settings.backoff);
-                }
-                continue;
-            };
-            let outcome = self.judge(&job, now);
-            done.finished |= desired.settle(work, outcome);
+        for (work, _) in &refused {
+            jobs.push(self.make_room(work, desired));
         }
-        drop(desired);
+        apply(&mut jobs, &mut self.ledger, &*self.store);
         for release in self.ledger.unlinked.drain(..) {
             self.limbo.add(release, now);
         }
-        if done.refused {
-            self.limbo.hurry();
+
+        let mut desired = desired.lock();
+        for (job, (work, refusal)) in jobs.drain(works.len()..).zip(refused) {
+            let outcome = self.refuse(&job, &work, refusal, now);
+            done.finished |= desired.settle(work, outcome);
+        }
+        for (job, work) in jobs.into_iter().zip(works) {
+            let outcome = self.judge(&job, now);
+            done.finished |= desired.settle(work, outcome);
         }
         done
     }
@@ -152,25 +152,29 @@ impl Engine {
         batch
     }
 
-    /// Tells that there is no room for a service. Returns how to take the frontends out that serve for a service that
-    /// is gone, and that nobody but the refused one claims: what they hold may be the room that it needs.
-    fn refuse(
-        &mut self,
-        work: Work,
-        refusal: Refusal,
-        desired: &Mutex<DesiredState>,
-        done: &mut Done,
-    ) -> Vec<super::Op> {
-        let id = work.id;
-        let frontends = work.frontends.clone();
-        self.retries.suspend(id);
-        self.refused.waiting.insert(id);
+    /// Takes the frontends out that serve for a service that is gone, and that nobody but this one claims, for which
+    /// there is no room: what they hold may be the room that it needs.
+    fn make_room(&mut self, work: &Work, desired: &Mutex<DesiredState>) -> Job {
+        let kept = desired.lock().keeps_if_refused(work.id, &work.frontends);
+        Job::new(work.id, plan(Rows::default(), &self.ledger.orphans(work.id, &kept)))
+    }
+
+    /// There is no room for a service. It is not refused before what is in limbo now had time to become free.
+    fn refuse(&mut self, job: &Job, work: &Work, refusal: Refusal, now: Duration) -> Outcome {
+        if job.error.is_some() {
+            // What was to be taken out for it is still there.
+            self.retries.failed(job.id, now, self.settings.backoff);
+        } else {
+            self.retries.suspend(job.id);
+        }
+        self.limbo.hurry();
+        let attempts = self.refused.waiting.entry(job.id).or_default();
+        *attempts = attempts.saturating_add(1);
+        if *attempts <= PATIENCE && (self.limbo.len() > 0 || job.error.is_some()) {
+            return Outcome::Postponed;
+        }
         tracing::warn!(service = %work.name, %refusal, "a service was refused");
-        let mut desired = desired.lock();
-        done.finished |= desired.settle(work, Outcome::Refused(refusal));
-        let still_won = desired.still_won(id, &frontends);
-        drop(desired);
-        plan(Rows::default(), &self.ledger.orphans(id, &still_won))
+        Outcome::Refused(refusal)
     }
 
     fn judge(&mut self, job: &Job, now: Duration) -> Outcome {
@@ -208,6 +212,7 @@ impl Engine {
         }
         let mut budget = RELEASES;
         let mut freed = false;
+        let waited = self.limbo.len() > 0;
         while budget > 0
             && let Some(release) = self.limbo.next()
         {
@@ -215,7 +220,7 @@ impl Engine {
             budget = budget.saturating_sub(cost);
             freed |= frees;
         }
-        if freed {
+        if freed || (waited && self.limbo.len() == 0) {
             self.refused.chances = self.refused.waiting.len();
         }
         if self.refused.chances > 0 {
@@ -303,7 +308,8 @@ impl Engine {
 /// Services for which there was no room.
 #[derive(Debug, Default)]
 struct Refused {
-    waiting: BTreeSet<ServiceId>,
+    /// With how often they were tried.
+    waiting: BTreeMap<ServiceId, u32>,
     /// How many of them are to be tried again since something was released.
     chances: usize,
     /// Who was tried last.
@@ -315,7 +321,8 @@ impl Refused {
     fn next(&mut self) -> Option<ServiceId> {
         self.chances = self.chances.checked_sub(1)?;
         let behind = self.last.map_or(Bound::Unbounded, Bound::Excluded);
-        let next = self.waiting.range((behind, Bound::Unbounded)).next().or(self.waiting.first()).copied();
+        let next = self.waiting.range((behind, Bound::Unbounded)).next();
+        let next = next.or_else(|| self.waiting.first_key_value()).map(|(&id, _)| id);
         if next.is_none() {
             self.chances = 0;
         }

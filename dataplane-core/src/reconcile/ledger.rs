@@ -47,6 +47,7 @@ pub(super) struct Ledger {
     lists: Slab<List>,
     /// The current list of each service.
     services: Vec<Option<u32>>,
+    batch: u64,
     /// What lost its last holder since this was last taken.
     pub unlinked: Vec<Release>,
     /// Scratch.
@@ -67,6 +68,8 @@ struct Standing {
     index: u32,
     /// The service that was last to have it.
     holder: ServiceId,
+    /// When that was.
+    batch: u64,
     listed: Presence,
     word: Pointer,
 }
@@ -114,6 +117,7 @@ impl Ledger {
             listed_v6: listed(map::SERVICES_V6, store.services_v6().capacity()),
             lists: Slab::default(),
             services: Vec::new(),
+            batch: 0,
             unlinked: Vec::new(),
             held: Vec::new(),
         }
@@ -144,6 +148,10 @@ impl Ledger {
         frontends: &[Frontend],
         gone: &[Frontend],
     ) -> Result<(Rows, Footprint), Refusal> {
+        for frontend in gone {
+            // An index was kept for it, and nothing was written.
+            self.forget_if_gone(frontend);
+        }
         let Some(service) = service.filter(|_| !frontends.is_empty()) else {
             self.set_current(id, None);
             return Ok((Rows::default(), self.footprint(None, &[], gone)));
@@ -159,13 +167,25 @@ impl Ledger {
         Ok((self.rows(list, rows), footprint))
     }
 
-    /// What may stand of frontends that nobody can have, because who won them was refused.
-    pub fn orphans(&self, refused: ServiceId, frontends: &[Frontend]) -> Footprint {
+    /// Several services are prepared together, and their plans are carried out together.
+    pub fn begin_batch(&mut self) {
+        self.batch += 1;
+    }
+
+    /// What may stand of frontends that nobody can have, because who won them was refused. Those that another service of
+    /// this batch is about to have are none of them.
+    pub fn orphans(&mut self, refused: ServiceId, frontends: &[Frontend]) -> Footprint {
         let of_others: Vec<Frontend> = frontends
             .iter()
-            .filter(|frontend| self.frontends.get(*frontend).is_some_and(|found| found.holder != refused))
+            .filter(|frontend| {
+                let standing = self.frontends.get(*frontend);
+                standing.is_some_and(|found| found.holder != refused && found.batch != self.batch)
+            })
             .copied()
             .collect();
+        for frontend in &of_others {
+            self.forget_if_gone(frontend);
+        }
         self.footprint(None, &[], &of_others)
     }
 
@@ -276,11 +296,13 @@ impl Ledger {
     fn stand(&mut self, id: ServiceId, frontend: &Frontend) -> Option<u32> {
         if let Some(standing) = self.frontends.get_mut(frontend) {
             standing.holder = id;
+            standing.batch = self.batch;
             return Some(standing.index);
         }
         let index = self.indexes.take()?;
         self.room(frontend).taken += 1;
-        let standing = Standing { index, holder: id, listed: Presence::Absent, word: Pointer::Clear };
+        let (listed, word) = (Presence::Absent, Pointer::Clear);
+        let standing = Standing { index, holder: id, batch: self.batch, listed, word };
         self.frontends.insert(*frontend, standing);
         Some(index)
     }

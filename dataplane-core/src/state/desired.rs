@@ -264,6 +264,30 @@ impl DesiredState {
         self.hand_over(handover);
     }
 
+    /// Whether a service has a frontend, or, where it was refused, would have it if there were room after all. Until
+    /// there is, nothing is taken from who has it.
+    pub(super) fn would_win(&self, id: ServiceId, frontend: &Frontend) -> bool {
+        let Some(winner) = self.claims.winner(frontend) else {
+            return false;
+        };
+        if winner == id {
+            return true;
+        }
+        let refused = self.objects.get(id.0).is_some_and(Object::is_refused);
+        refused && {
+            let rank = |id| rank(&self.objects, &self.owners, id);
+            let with_room = rank(id).map(|(_, yields, precedence, names)| (true, yields, precedence, names));
+            with_room > rank(winner)
+        }
+    }
+
+    /// Whether a service would have a frontend even if it were refused: all other claimants are, and rank below it.
+    pub(super) fn would_keep(&self, id: ServiceId, frontend: &Frontend) -> bool {
+        let rank = |id| rank(&self.objects, &self.owners, id);
+        let refused = rank(id).map(|(_, yields, precedence, names)| (false, yields, precedence, names));
+        self.claims.claimants(frontend).filter(|&other| other != id).all(|other| rank(other) < refused)
+    }
+
     /// Changes what a service is to be in the tables.
     pub(super) fn set_service(&mut self, id: ServiceId, service: Option<Arc<Service>>) {
         let Some(object) = self.objects.get_mut(id.0) else {

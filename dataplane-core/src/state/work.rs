@@ -31,6 +31,8 @@ pub(crate) enum Outcome {
     Applied,
     /// An operation failed; it will be tried again.
     Failed(Failure),
+    /// There is no room for it now; it will be tried again once more is free.
+    Postponed,
     /// There is no room for it.
     Refused(Refusal),
 }
@@ -43,21 +45,13 @@ impl DesiredState {
             let Some(object) = self.objects.get_mut(id.0) else {
                 continue;
             };
-            if object.is_refused() {
-                // While it is tried again, it is asked first again.
-                object.settled = Settled::NotYet;
-                self.elect_all(id);
-            }
-            let Some(object) = self.objects.get_mut(id.0) else {
-                continue;
-            };
             object.queued = false;
             let (name, service) = (object.name.clone(), object.service.clone());
             let dropped = std::mem::take(&mut object.dropped);
             let waiting = object.open.as_deref_mut().map(|open| std::mem::take(&mut open.waiting));
             let claimed = service.as_deref().map_or(&[][..], Service::frontends);
             let mut frontends = Vec::with_capacity(claimed.len());
-            frontends.extend(claimed.iter().filter(|frontend| self.claims.winner(frontend) == Some(id)));
+            frontends.extend(claimed.iter().filter(|frontend| self.would_win(id, frontend)));
             let gone =
                 dropped.iter().filter(|frontend| self.claims.winner(frontend).is_none()).copied().collect();
             let lost_some = frontends.len() < claimed.len();
@@ -78,7 +72,7 @@ impl DesiredState {
 
     /// Hears what became of a service that was taken. Tells whether a revision has nothing to wait for any more.
     pub(crate) fn settle(&mut self, work: Work, outcome: Outcome) -> bool {
-        let Work { id, service, mut dropped, mut waiting, lost_some, .. } = work;
+        let Work { id, service, frontends, mut dropped, mut waiting, lost_some, .. } = work;
         let Some(object) = self.objects.get_mut(id.0) else {
             return false;
         };
@@ -92,9 +86,8 @@ impl DesiredState {
         match outcome {
             Outcome::Applied => {
                 object.failure = None;
-                if !object.queued {
-                    object.settled = Settled::Applied;
-                }
+                let was_refused = object.is_refused();
+                object.settled = if object.queued { Settled::NotYet } else { Settled::Applied };
                 let forgotten = !object.queued && object.service.is_none();
                 if lost_some && service.is_some() {
                     finished = self.get_stuck(id, waiting);
@@ -107,10 +100,21 @@ impl DesiredState {
                 }
                 if forgotten {
                     self.forget(id);
+                } else if was_refused {
+                    self.is_refused_no_more(id, &frontends);
                 }
             }
             Outcome::Failed(failure) => {
                 object.failure = Some(Box::new(failure));
+                let was_refused = object.is_refused();
+                object.settled = Settled::NotYet;
+                put_back(&mut object.dropped, &mut dropped);
+                self.put_back_waiting(id, waiting);
+                if was_refused {
+                    self.is_refused_no_more(id, &frontends);
+                }
+            }
+            Outcome::Postponed => {
                 put_back(&mut object.dropped, &mut dropped);
                 self.put_back_waiting(id, waiting);
             }
@@ -129,9 +133,21 @@ impl DesiredState {
         finished
     }
 
-    /// Those of the frontends that this service has, although it was refused, because nobody else can have them.
-    pub(crate) fn still_won(&self, id: ServiceId, frontends: &[Frontend]) -> Vec<Frontend> {
-        frontends.iter().filter(|frontend| self.claims.winner(frontend) == Some(id)).copied().collect()
+    /// There was room for a service after all. It has taken frontends, some of them perhaps from one that was refused too
+    /// and is not any more either: then who is to have them takes them back.
+    fn is_refused_no_more(&mut self, id: ServiceId, taken: &[Frontend]) {
+        self.elect_all(id);
+        for frontend in taken {
+            if let Some(winner) = self.claims.winner(frontend).filter(|&winner| winner != id) {
+                self.enqueue(winner);
+                self.enqueue(id);
+            }
+        }
+    }
+
+    /// Those of the frontends that this service would have even if it were refused, because nobody else can have them.
+    pub(crate) fn keeps_if_refused(&self, id: ServiceId, frontends: &[Frontend]) -> Vec<Frontend> {
+        frontends.iter().filter(|frontend| self.would_keep(id, frontend)).copied().collect()
     }
 
     fn get_stuck(&mut self, id: ServiceId, waiting: Vec<Revision>) -> bool {

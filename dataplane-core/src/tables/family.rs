@@ -2,15 +2,13 @@
 
 use core::{fmt::Debug, hash::Hash};
 
-use zerocopy::{Immutable, IntoBytes};
-
 use crate::{
     abi::{
         BackendRef, FLOW_LOCAL, FLOW_REPLY, FlowV4, FlowV6, ServiceKeyV4, ServiceKeyV6, StateWord, TupleV4,
         TupleV6,
     },
     pipeline::{Backend, Direction, Tick},
-    wire::{Be16, Delta, Ipv4Address, Ipv6Address},
+    wire::{Be16, Delta, Header, Ipv4Address, Ipv6Address},
 };
 
 /// IPv4, as a type.
@@ -24,7 +22,7 @@ pub struct V6;
 /// An address family: its address, and the keys and values of its tables.
 pub trait Family: Copy + Debug + Default + PartialEq + Eq + Send + Sync + Sized + 'static {
     /// An address.
-    type Address: Copy + Debug + PartialEq + Eq + Hash + Send + Sync + IntoBytes + Immutable;
+    type Address: Header + Debug + PartialEq + Eq + Hash + Send + Sync;
     /// Key of the table of frontends.
     type ServiceKey: Copy + Debug + PartialEq + Eq + Hash + Send + Sync;
     /// Key of the conntrack table.

@@ -66,12 +66,6 @@ impl Ipv4Header {
     pub const fn dont_fragment(&self) -> bool {
         self.fragment.get() & DONT_FRAGMENT != 0
     }
-
-    /// The 16-bit word in which TTL and protocol stand, as the checksum sees it.
-    #[inline(always)]
-    pub const fn ttl_word(&self) -> Be16 {
-        Be16(u16::from_ne_bytes([self.ttl, self.protocol]))
-    }
 }
 
 const _: () = assert!(size_of::<Ipv4Header>() == 20);

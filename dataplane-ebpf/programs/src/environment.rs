@@ -1,6 +1,6 @@
 //! Maps and helpers as the pipeline's environment.
 
-use core::ffi::c_void;
+use core::{cell::Cell, ffi::c_void};
 
 use dataplane_core::{
     abi::{
@@ -11,27 +11,42 @@ use dataplane_core::{
     tables::{Family, FlowEntry, InsertError, Lookup, V4, V6},
 };
 
-use crate::{helpers, maps};
+use crate::{
+    helpers::{self, RouteRoom},
+    maps,
+};
 
 /// The kernel around one run of a program.
 pub struct Kernel {
     /// The program's context, which the route lookup wants.
     context: *mut c_void,
+    /// Taken for each route lookup and put back.
+    route: Cell<Option<&'static mut RouteRoom>>,
 }
 
 impl Kernel {
     #[inline(always)]
-    pub fn new(context: *mut c_void) -> Self {
-        Self { context }
+    pub fn new(context: *mut c_void, route: &'static mut RouteRoom) -> Self {
+        Self { context, route: Cell::new(Some(route)) }
     }
+}
 
-    /// Tells tests what became of the packet.
-    #[inline(always)]
-    pub fn report(&self, verdict: Verdict, egress: u32) {
-        if maps::is_deterministic() {
-            maps::set_test_output(TestInput::Verdict, u64::from(verdict.number()) | 1 << 32);
-            maps::set_test_output(TestInput::Egress, egress.into());
-        }
+/// Tells tests what became of the packet.
+#[inline(always)]
+pub fn report(verdict: Verdict) {
+    if maps::is_deterministic() {
+        maps::set_test_output(TestInput::Verdict, u64::from(verdict.number()) | 1 << 32);
+    }
+}
+
+/// Tells tests where the packet was sent.
+#[inline(always)]
+pub fn report_hop(hop: &NextHop) {
+    if maps::is_deterministic() {
+        let [a, b, c, d] = hop.gateway.address;
+        maps::set_test_output(TestInput::Egress, hop.interface.into());
+        maps::set_test_output(TestInput::GatewayHigh, u64::from(a) << 32 | u64::from(b));
+        maps::set_test_output(TestInput::GatewayLow, u64::from(c) << 32 | u64::from(d));
     }
 }
 
@@ -113,7 +128,12 @@ macro_rules! family {
         impl Routes<$family> for Kernel {
             #[inline(always)]
             fn route(&self, query: &RouteQuery<$family>, hop: &mut NextHop) -> Route {
-                helpers::$route(self.context, query, hop)
+                let Some(room) = self.route.take() else {
+                    return Route::Failed;
+                };
+                let route = room.$route(self.context, query, hop);
+                self.route.set(Some(room));
+                route
             }
         }
     };

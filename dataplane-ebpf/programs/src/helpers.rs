@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use dataplane_core::{
     pipeline::{ApplyError, NextHop, Route, RouteQuery},
-    tables::{V4, V6},
+    tables::{Family, V4, V6},
     wire::MacAddress,
 };
 use zerocopy::{Immutable, IntoBytes};
@@ -34,52 +34,57 @@ pub fn random() -> u32 {
     unsafe { generated::bpf_get_prandom_u32() }
 }
 
-#[inline(always)]
-fn fib_parameters(family: u8, protocol: u8, length: u32, interface: u32) -> FibParameters {
-    // SAFETY: integers and unions of integers only; zero is a value of each.
-    let mut parameters: FibParameters = unsafe { core::mem::zeroed() };
-    parameters.family = family;
-    parameters.l4_protocol = protocol;
-    parameters.__bindgen_anon_1.tot_len = if length > 0xffff { 0xffff } else { length as u16 };
-    parameters.ifindex = interface;
-    parameters
-}
+/// Where the parameters of a route lookup stand: 64 bytes that the stack has not.
+#[repr(transparent)]
+pub struct RouteRoom(FibParameters);
 
-#[inline(always)]
-pub fn route_v4(context: *mut c_void, query: &RouteQuery<V4>, hop: &mut NextHop) -> Route {
-    let mut parameters = fib_parameters(AF_INET, query.protocol, query.length, query.interface);
-    parameters.__bindgen_anon_2.tos = query.traffic_class;
-    parameters.__bindgen_anon_3.ipv4_src = query.source.0;
-    parameters.__bindgen_anon_4.ipv4_dst = query.destination.0;
-    fib_lookup(context, parameters, hop)
-}
+impl RouteRoom {
+    #[inline(always)]
+    fn ask<F: Family>(&mut self, family: u8, query: &RouteQuery<F>) -> &mut FibParameters {
+        // SAFETY: integers and unions of integers only; zero is a value of each.
+        self.0 = unsafe { core::mem::zeroed() };
+        self.0.family = family;
+        self.0.l4_protocol = query.protocol;
+        self.0.__bindgen_anon_1.tot_len = if query.length > 0xffff { 0xffff } else { query.length as u16 };
+        self.0.ifindex = query.interface;
+        &mut self.0
+    }
 
-#[inline(always)]
-pub fn route_v6(context: *mut c_void, query: &RouteQuery<V6>, hop: &mut NextHop) -> Route {
-    let mut parameters = fib_parameters(AF_INET6, query.protocol, query.length, query.interface);
-    parameters.__bindgen_anon_2.flowinfo = (u32::from(query.traffic_class) << 20).to_be();
-    parameters.__bindgen_anon_3.ipv6_src = query.source.0;
-    parameters.__bindgen_anon_4.ipv6_dst = query.destination.0;
-    fib_lookup(context, parameters, hop)
+    #[inline(always)]
+    pub fn route_v4(&mut self, context: *mut c_void, query: &RouteQuery<V4>, hop: &mut NextHop) -> Route {
+        let parameters = self.ask(AF_INET, query);
+        parameters.__bindgen_anon_2.tos = query.traffic_class;
+        parameters.__bindgen_anon_3.ipv4_src = query.source.0;
+        parameters.__bindgen_anon_4.ipv4_dst = query.destination.0;
+        fib_lookup(context, parameters, hop)
+    }
+
+    #[inline(always)]
+    pub fn route_v6(&mut self, context: *mut c_void, query: &RouteQuery<V6>, hop: &mut NextHop) -> Route {
+        let parameters = self.ask(AF_INET6, query);
+        parameters.__bindgen_anon_2.flowinfo = (u32::from(query.traffic_class) << 20).to_be();
+        parameters.__bindgen_anon_3.ipv6_src = query.source.0;
+        parameters.__bindgen_anon_4.ipv6_dst = query.destination.0;
+        fib_lookup(context, parameters, hop)
+    }
 }
 
 /// `bpf_fib_lookup`; its answers are in `include/uapi/linux/bpf.h`, `BPF_FIB_LKUP_RET_*`.
 #[inline(always)]
-fn fib_lookup(context: *mut c_void, mut parameters: FibParameters, hop: &mut NextHop) -> Route {
+fn fib_lookup(context: *mut c_void, parameters: &mut FibParameters, hop: &mut NextHop) -> Route {
     // SAFETY: the context is this program's, the parameters are of the size that is said.
-    let answer = unsafe {
-        generated::bpf_fib_lookup(context, &raw mut parameters, size_of::<FibParameters>() as i32, 0)
-    };
+    let answer =
+        unsafe { generated::bpf_fib_lookup(context, parameters, size_of::<FibParameters>() as i32, 0) };
     match answer {
         0 => {
-            write_hop(&parameters, true, hop);
+            write_hop(parameters, true, hop);
             Route::Forward
         }
         1..=3 => Route::Unreachable,
         4 => Route::Stack,
         5 => Route::ForwardingOff,
         7 => {
-            write_hop(&parameters, false, hop);
+            write_hop(parameters, false, hop);
             Route::Forward
         }
         8 => Route::TooBig,

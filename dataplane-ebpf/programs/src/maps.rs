@@ -23,11 +23,13 @@ use dataplane_core::{
     tables::InsertError,
 };
 
+use crate::helpers::RouteRoom;
+
 const FRONTENDS: usize = 1 << 16;
 const SLOT_WORDS: usize = 1 << 20;
 const BACKENDS: usize = 1 << 16;
 const FLOWS: usize = 1 << 18;
-const WORKSPACE_WORDS: usize = size_of::<Workspaces>().div_ceil(8);
+const ROOM_WORDS: usize = size_of::<Room>().div_ceil(8);
 /// `BPF_F_MMAPABLE`, Linux 5.5.
 const MAPPED: usize = 1 << 10;
 
@@ -56,8 +58,8 @@ static COUNTERS: PerCpuArray<u64, { COUNTER_COUNT as usize }> = PerCpuArray::new
 #[btf_map(name = "service_counters")]
 static SERVICE_COUNTERS: PerCpuArray<ServiceCounters, { FRONTENDS * 2 }> = PerCpuArray::new();
 /// One for each hook: a program at one may be interrupted by one at another.
-#[btf_map(name = "workspaces")]
-static WORKSPACES: PerCpuArray<[u64; WORKSPACE_WORDS], 3> = PerCpuArray::new();
+#[btf_map(name = "rooms")]
+static ROOMS: PerCpuArray<[u64; ROOM_WORDS], 3> = PerCpuArray::new();
 #[btf_map(name = "test_inputs")]
 static TEST_INPUTS: Array<u64, { TEST_INPUT_WORDS as usize }, MAPPED> = Array::new();
 
@@ -127,14 +129,22 @@ pub fn set_test_output(output: TestInput, word: u64) {
     }
 }
 
+/// Room for the packet of one hook on one CPU.
+#[repr(C)]
+struct Room {
+    work: Workspaces,
+    route: RouteRoom,
+}
+
 /// This CPU's room for the packet of a hook. Each run of a program takes it once.
 #[inline(always)]
-pub fn workspaces(hook: Hook) -> Option<&'static mut Workspaces> {
-    let room = WORKSPACES.get_ptr_mut(hook as u32)?;
-    // SAFETY: as long as a `Workspaces`, aligned to 8 bytes, zero at first, which is valid for its integers and bools,
-    // and only ever written as such. Nobody else has it: soft interrupts are off at these hooks, a program is not
-    // interrupted by another of its own hook, and it asks but once.
-    Some(unsafe { &mut *room.cast::<Workspaces>() })
+pub fn room(hook: Hook) -> Option<(&'static mut Workspaces, &'static mut RouteRoom)> {
+    let room = ROOMS.get_ptr_mut(hook as u32)?;
+    // SAFETY: as long as a `Room`, aligned to 8 bytes, zero at first, which is valid for its integers and bools, and only
+    // ever written as such. Nobody else has it: soft interrupts are off at these hooks, a program is not interrupted by
+    // another of its own hook, and it asks but once.
+    let room = unsafe { &mut *room.cast::<Room>() };
+    Some((&mut room.work, &mut room.route))
 }
 
 #[inline(always)]

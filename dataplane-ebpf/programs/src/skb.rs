@@ -10,7 +10,7 @@ use dataplane_core::{
 };
 
 use crate::{
-    environment::Kernel,
+    environment::{self, Kernel},
     helpers::{self, Skb},
     maps,
 };
@@ -34,24 +34,23 @@ struct SkbPacket {
     skb: Skb,
     hook: Hook,
     action: i32,
-    egress: u32,
 }
 
 #[inline(always)]
 pub fn run(context: *mut __sk_buff, hook: Hook) -> i32 {
     let skb = Skb(context);
-    let kernel = Kernel::new(context.cast());
     let bytes = skb.bytes();
     let wanted = if skb.len() < HEADERS { skb.len() } else { HEADERS };
     if bytes.data + wanted as usize > bytes.end && skb.pull(wanted).is_err() {
         return NEXT;
     }
-    let mut packet = SkbPacket { skb, hook, action: DROP, egress: 0 };
-    let Some(work) = maps::workspaces(hook) else {
+    let mut packet = SkbPacket { skb, hook, action: DROP };
+    let Some((work, route)) = maps::room(hook) else {
         return DROP;
     };
+    let kernel = Kernel::new(context.cast(), route);
     let verdict = process(&mut packet, &kernel, work);
-    kernel.report(verdict, packet.egress);
+    environment::report(verdict);
     match verdict {
         Verdict::Pass(_) | Verdict::Leave(_) => NEXT,
         Verdict::Deliver => PASS,
@@ -157,7 +156,7 @@ impl Packet for SkbPacket {
 
     #[inline(always)]
     fn send(&mut self, hop: &NextHop) -> Result<(), ApplyError> {
-        self.egress = hop.interface;
+        environment::report_hop(hop);
         self.action = helpers::redirect_neighbor(hop);
         if self.action == REDIRECT { Ok(()) } else { Err(ApplyError) }
     }

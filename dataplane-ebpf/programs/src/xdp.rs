@@ -6,11 +6,11 @@ use dataplane_core::{
         ApplyError, Headers, Hook, HopLimit, NextHop, Packet, ParseFamily, Verdict, process,
         translate_in_place,
     },
-    wire::{EthernetHeader, Frame, Header},
+    wire::{Frame, Header},
 };
 
 use crate::{
-    environment::Kernel,
+    environment::{self, Kernel},
     helpers::{self, Xdp},
     maps,
 };
@@ -18,18 +18,17 @@ use crate::{
 struct XdpPacket {
     xdp: Xdp,
     action: u32,
-    egress: u32,
 }
 
 #[inline(always)]
 pub fn run(context: *mut xdp_md) -> u32 {
-    let kernel = Kernel::new(context.cast());
-    let mut packet = XdpPacket { xdp: Xdp(context), action: xdp_action::XDP_ABORTED, egress: 0 };
-    let Some(work) = maps::workspaces(Hook::Xdp) else {
+    let Some((work, route)) = maps::room(Hook::Xdp) else {
         return xdp_action::XDP_ABORTED;
     };
+    let kernel = Kernel::new(context.cast(), route);
+    let mut packet = XdpPacket { xdp: Xdp(context), action: xdp_action::XDP_ABORTED };
     let verdict = process(&mut packet, &kernel, work);
-    kernel.report(verdict, packet.egress);
+    environment::report(verdict);
     match verdict {
         Verdict::Pass(_) | Verdict::Leave(_) | Verdict::Deliver => xdp_action::XDP_PASS,
         Verdict::Forward => packet.action,
@@ -83,11 +82,8 @@ impl Packet for XdpPacket {
 
     #[inline(always)]
     fn send(&mut self, hop: &NextHop) -> Result<(), ApplyError> {
-        self.egress = hop.interface;
-        let mut ethernet: EthernetHeader = self.read(0).ok_or(ApplyError)?;
-        ethernet.destination = hop.link.destination;
-        ethernet.source = hop.link.source;
-        self.write(0, ethernet).ok_or(ApplyError)?;
+        environment::report_hop(hop);
+        self.write(0, [hop.link.destination, hop.link.source]).ok_or(ApplyError)?;
         self.action = if hop.interface == self.interface() {
             xdp_action::XDP_TX
         } else {

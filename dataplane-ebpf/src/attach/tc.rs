@@ -1,6 +1,13 @@
 //! tc: links at tcx, or filters on the clsact qdisc.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixDatagram},
+    },
+    sync::Arc,
+};
 
 use super::Programs;
 use crate::{
@@ -25,7 +32,7 @@ pub(super) enum TcLinks {
     /// tcx.
     Tcx { ingress: Link, egress: Link },
     /// clsact.
-    Clsact { ingress: Filter, egress: Filter },
+    Clsact { ingress: Filter, egress: Filter, _lock: Lock },
 }
 
 impl TcLinks {
@@ -50,19 +57,28 @@ impl TcLinks {
             Order::First => FIRST,
             Order::Last => LAST,
         };
+        let taken = |hook, owner| Error::FilterTaken {
+            interface: link.name.clone(),
+            hook,
+            priority,
+            handle: HANDLE,
+            owner,
+        };
+        let hook = HookName::ClsactIngress;
+        let lock = Lock::take(link.index, priority)
+            .map_err(|source| refusal(link, hook, source))?
+            .ok_or_else(|| taken(hook, String::from("another dataplane's that is alive")))?;
         let create = |program, ingress, name, hook| {
             let place = FilterPlace { interface: link.index, ingress, priority, handle: HANDLE };
             network.attach_filter(&place, program, name).map_err(|error| match error {
-                FilterError::Taken(owner) => {
-                    Error::FilterTaken { interface: link.name.clone(), hook, priority, handle: HANDLE, owner }
-                }
+                FilterError::Taken(owner) => taken(hook, owner),
                 FilterError::System(source) => refusal(link, hook, source),
             })?;
             Ok::<_, Error>(Filter { network: Arc::clone(network), place, name, attached: true })
         };
         let egress = create(programs.egress, false, EGRESS, HookName::ClsactEgress)?;
         let ingress = create(programs.ingress, true, INGRESS, HookName::ClsactIngress)?;
-        Ok(Self::Clsact { ingress, egress })
+        Ok(Self::Clsact { ingress, egress, _lock: lock })
     }
 
     /// Whether both programs still stand on the interface of this index.
@@ -71,7 +87,7 @@ impl TcLinks {
             Self::Tcx { ingress, egress } => {
                 Ok(ingress.interface()? == Some(index) && egress.interface()? == Some(index))
             }
-            Self::Clsact { ingress, egress } => Ok(ingress.stands()? && egress.stands()?),
+            Self::Clsact { ingress, egress, .. } => Ok(ingress.stands()? && egress.stands()?),
         }
     }
 
@@ -80,7 +96,7 @@ impl TcLinks {
         match self {
             // The kernel detaches a link with its last descriptor.
             Self::Tcx { .. } => Ok(()),
-            Self::Clsact { mut ingress, mut egress } => {
+            Self::Clsact { mut ingress, mut egress, _lock } => {
                 let results =
                     [(HookName::ClsactIngress, ingress.detach()), (HookName::ClsactEgress, egress.detach())];
                 for (hook, result) in results {
@@ -88,6 +104,25 @@ impl TcLinks {
                 }
                 Ok(())
             }
+        }
+    }
+}
+
+/// What tells the filters of a living dataplane from those that a killed one left behind: a name among the Unix sockets
+/// of this network namespace (unix(7), abstract sockets), which the kernel gives up with the process.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _socket: UnixDatagram,
+}
+
+impl Lock {
+    /// Takes the lock of a place; `None` where somebody has it.
+    fn take(interface: u32, priority: u16) -> io::Result<Option<Self>> {
+        let address = SocketAddr::from_abstract_name(format!("forebay/clsact/{interface}/{priority}"))?;
+        match UnixDatagram::bind_addr(&address) {
+            Ok(socket) => Ok(Some(Self { _socket: socket })),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
+            Err(error) => Err(error),
         }
     }
 }

@@ -35,6 +35,16 @@ pub fn outcomes(case: &Case, kernel: &TestDataplane, expected: &Simulated, got: 
     if kernel.get(TestInput::Egress) != egress {
         differences.push(format!("egress: simulator {egress}, kernel {}", kernel.get(TestInput::Egress)));
     }
+    let [a, b, c, d] = sent.map_or([0; 4], |hop| hop.gateway.address);
+    // Only the first word is an IPv4 address's.
+    let v6 = sent.is_some_and(|hop| hop.gateway.v6);
+    let mask = if v6 { u64::MAX } else { 0xffff_ffff << 32 };
+    let wanted = [u64::from(a) << 32 | u64::from(b), u64::from(c) << 32 | u64::from(d)];
+    let gateway =
+        [kernel.get(TestInput::GatewayHigh) & mask, if v6 { kernel.get(TestInput::GatewayLow) } else { 0 }];
+    if gateway != wanted {
+        differences.push(format!("gateway: simulator {wanted:x?}, kernel {gateway:x?}"));
+    }
     let returns = match (case.hook, expected.verdict) {
         (Hook::Xdp, Verdict::Pass(_) | Verdict::Leave(_) | Verdict::Deliver) => XDP_PASS,
         (Hook::Xdp, Verdict::Forward) if egress == u64::from(case.interface) => XDP_TX,

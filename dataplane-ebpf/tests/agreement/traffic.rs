@@ -162,7 +162,7 @@ fn disturb(frame: &mut Frame, rng: &mut Rng) {
         frame.fragment = *rng.pick(&[0, 0x4000, 0x2000, 0x0010, 0x8000]);
     }
     if rng.chance(5) {
-        frame.traffic_class = rng.next() as u8;
+        frame.traffic_class = rng.draw() as u8;
     }
     match (&mut frame.transport, rng.below(20)) {
         (Transport::Tcp { options, .. }, 0..=6) => *options = rng.below(11) * 4,
@@ -187,7 +187,7 @@ fn damage(bytes: &mut Vec<u8>, rng: &mut Rng) {
         2 => {
             let at = *rng.pick(&[12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23]);
             if let Some(byte) = bytes.get_mut(at) {
-                *byte = rng.next() as u8;
+                *byte = rng.draw() as u8;
             }
         }
         _ => {

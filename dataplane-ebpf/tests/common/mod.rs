@@ -2,7 +2,13 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test panics where it cannot go on")]
 
-use std::{net::UdpSocket, process::Command, time::Duration};
+use std::{
+    env,
+    ffi::OsStr,
+    net::UdpSocket,
+    process::{Command, Output},
+    time::Duration,
+};
 
 use dataplane_core::tables::Capacity;
 use dataplane_ebpf::{Builder, EbpfDataplane, Error};
@@ -71,6 +77,21 @@ impl Host {
         let (_, rest) = text.split_once("\"prog\":{\"id\":")?;
         rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
     }
+}
+
+const STAGE: &str = "FOREBAY_TEST_STAGE";
+
+/// Whether this process was started by [`in_child`] for this test.
+pub fn is_child(test: &str) -> bool {
+    env::var(STAGE).is_ok_and(|stage| stage == test)
+}
+
+/// Runs one test of this program anew in a process of its own, behind a command that changes what it may see, if any.
+pub fn in_child(test: &str, wrapper: &[&str]) -> Output {
+    let this = env::current_exe().unwrap();
+    let mut line: Vec<&OsStr> = wrapper.iter().map(OsStr::new).collect();
+    line.extend([this.as_os_str(), OsStr::new("--exact"), OsStr::new("--nocapture"), OsStr::new(test)]);
+    Command::new(line[0]).args(&line[1..]).env(STAGE, test).output().unwrap()
 }
 
 fn run(program: &str, arguments: &[&str]) -> String {

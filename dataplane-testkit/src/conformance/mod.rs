@@ -58,9 +58,9 @@ pub fn run(cases: &[Case], make: impl Fn() -> Arc<dyn Store>) {
 /// Returns the time then.
 ///
 /// # Panics
-/// Where it does not come to rest in 100,000 steps.
+/// Where it does not come to rest in 20,000 steps.
 pub fn settle(controller: &Controller, mut now: Duration) -> Duration {
-    for _ in 0..100_000 {
+    for _ in 0..20_000 {
         match controller.step(now) {
             NextWake::Now => {}
             NextWake::At(time) => now = now.max(time),

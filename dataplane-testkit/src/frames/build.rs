@@ -205,7 +205,7 @@ impl Frame {
                     0,
                     0,
                     0,
-                    ((20 + options) / 4 << 4) as u8,
+                    (((20 + options) / 4) << 4) as u8,
                     flags,
                     0xff,
                     0xff,

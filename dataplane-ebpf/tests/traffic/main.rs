@@ -1,0 +1,26 @@
+//! Real traffic: sockets in network namespaces, through a dataplane that is filled by its public API only.
+//!
+//! | file | asks |
+//! | --- | --- |
+//! | `balance` | is every flow balanced, answered by the virtual address, and counted, at each hook? |
+//! | `one_arm` | and where frames leave by the interface that they came in by? |
+//! | `transfer` | does every byte arrive, one or 64 MiB, either way? |
+//! | `neighbour` | is nothing lost while a neighbour is being resolved? |
+//! | `removal` | what do connections feel of backends that go, come and drain? |
+//! | `local` | are backends on the balancer itself answered for? |
+//! | `others` | what becomes of packets that are not served? |
+//! | `conntrack` | do flows live as long as they should, and no longer? |
+//! | `torn` | does a packet ever see half of one list and half of another? |
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
+mod balance;
+mod conntrack;
+mod local;
+mod neighbour;
+mod one_arm;
+mod others;
+mod removal;
+mod torn;
+mod transfer;
+mod world;

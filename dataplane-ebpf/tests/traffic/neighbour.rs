@@ -1,0 +1,50 @@
+//! Nothing is lost while a neighbour is being resolved.
+
+use dataplane_core::pipeline::{Hook, LeaveReason, Verdict};
+use dataplane_testkit::require_kernel;
+
+use crate::world::{Front, Hooks, World};
+
+const CONNECTIONS: usize = 50;
+
+/// Forgets the backends' neighbours before each connection, and asserts that no packet was sent twice.
+fn check(hooks: Hooks) -> World {
+    let world = World::new(hooks);
+    world.balance_all();
+    for front in Front::ALL {
+        for number in 0..CONNECTIONS {
+            let mut known = 0;
+            for backend in &world.net.backends {
+                let address = backend.addresses.both()[usize::from(front.v6)];
+                known += usize::from(backend.balancer_side.flush_neighbour(address).unwrap());
+            }
+            assert!(number == 0 || known > 0, "the last connection left a neighbour behind");
+            world.ask(front, 1);
+        }
+    }
+    let client = world.net.client.statistics().unwrap();
+    assert_eq!(client.tcp.retransmitted_segments, 0, "{:?}", client.tcp);
+    // A datagram that is lost is not sent again: the question would not have been answered.
+    assert_eq!(client.udp.out_datagrams + client.udp6.out_datagrams, 2 * CONNECTIONS as u64);
+    for backend in &world.net.backends {
+        let tcp = backend.namespace.statistics().unwrap().tcp;
+        assert_eq!(tcp.retransmitted_segments, 0, "{}: {tcp:?}", backend.name);
+    }
+    world
+}
+
+#[test]
+fn tcx_waits_for_a_cold_neighbour() {
+    require_kernel!();
+    check(Hooks::Tcx);
+}
+
+#[test]
+fn xdp_leaves_a_cold_neighbour_to_tcx() {
+    require_kernel!();
+    let world = check(Hooks::Xdp);
+    let left = world.count(Hook::Xdp, Verdict::Leave(LeaveReason::NoNeighbor));
+    let by_tcx = world.count(Hook::Ingress, Verdict::Forward);
+    assert!(left >= 4 * CONNECTIONS as u64 && left == by_tcx, "{left} left, {by_tcx} by tcx");
+    assert!(world.count(Hook::Xdp, Verdict::Forward) > 0);
+}

@@ -1,0 +1,134 @@
+//! Packets that are not served: refused by name, or left to the stack as if we were not there.
+
+use std::{io, net::SocketAddr, net::TcpStream, time::Duration};
+
+use dataplane_core::{
+    model::Protocol,
+    pipeline::{DropReason, Hook, Verdict},
+};
+use dataplane_testkit::{
+    net::{AddressPlan, LoadBalancerTopology, UdpClient, wait_for},
+    require_kernel,
+};
+
+use crate::world::{Front, Hooks, PATIENCE, World, ask, backend_port, packets};
+
+/// Long enough for an answer, were there one.
+const SHORT: Duration = Duration::from_millis(300);
+
+fn check_refused(hooks: Hooks, hook: Hook) {
+    let world = World::new(hooks);
+    let dropped = Verdict::Drop(DropReason::NoBackend);
+    for front in Front::ALL {
+        world.balance(front, []);
+        let before = (world.count(hook, dropped), packets(&world.net.client.statistics().unwrap(), front.v6));
+        let error = world.net.client.run(|| ask(front.protocol, front.virtual_address(), SHORT)).unwrap_err();
+        let sent = packets(&world.net.client.statistics().unwrap(), front.v6) - before.1;
+        assert!(sent > 0, "{error}");
+        assert_eq!(world.count(hook, dropped) - before.0, sent, "{}: {error}", front.name());
+        let counted = world.counters(front);
+        assert_eq!((counted.drops, counted.packets, counted.flows), (sent, 0, 0), "{}", front.name());
+
+        // A backend that drains is no better for those who come anew.
+        world.balance(front, [world.backend(front, 0).draining()]);
+        world.net.client.run(|| ask(front.protocol, front.virtual_address(), SHORT)).unwrap_err();
+        assert!(world.counters(front).drops > sent);
+        assert_eq!(world.counters(front).packets, 0);
+        // And a service that gets its first backend serves at once.
+        world.balance(front, [world.backend(front, 0)]);
+        assert_eq!(world.ask(front, 3), ["backend0"; 3]);
+    }
+}
+
+#[test]
+fn tcx_drops_by_name_what_no_backend_serves() {
+    require_kernel!();
+    check_refused(Hooks::Tcx, Hook::Ingress);
+}
+
+#[test]
+fn xdp_drops_by_name_what_no_backend_serves() {
+    require_kernel!();
+    check_refused(Hooks::Xdp, Hook::Xdp);
+}
+
+/// Asks where nobody serves, and asserts that the kernel of the balancer answers as it does by itself: for an address of
+/// its own with a reset or port unreachable, for one that nobody has with network unreachable.
+fn assert_refusals(net: &LoadBalancerTopology) {
+    let refusal = |address: SocketAddr, timeout| {
+        let error = UdpClient::connect(address).unwrap().exchange(b"?", timeout).unwrap_err();
+        let cause = std::error::Error::source(&error).and_then(|error| error.downcast_ref::<io::Error>());
+        cause.and_then(io::Error::raw_os_error)
+    };
+    for address in net.backends[0].gateways.with_port(9) {
+        net.client.run(|| {
+            assert_eq!(refusal(address, PATIENCE), Some(libc::ECONNREFUSED), "UDP to {address}");
+            let tcp = TcpStream::connect_timeout(&address, PATIENCE).unwrap_err();
+            assert_eq!(tcp.raw_os_error(), Some(libc::ECONNREFUSED), "TCP to {address}");
+        });
+    }
+    let told = || {
+        let client = net.client.statistics().unwrap();
+        client.icmp.in_destination_unreachable + client.icmp6.in_destination_unreachable
+    };
+    // A virtual address at a port that is not served, and an address beside it at one that is.
+    let addresses = [
+        (Protocol::Udp, AddressPlan::vip(0).with_port(9)),
+        (Protocol::Tcp, AddressPlan::vip(1).with_port(80)),
+    ];
+    for (protocol, addresses) in addresses {
+        for address in addresses {
+            let before = told();
+            // The kernel says it once a second; to a socket of either kind it is no reason to give up.
+            wait_for(PATIENCE, "destination unreachable", || {
+                net.client.run(|| ask(protocol, address, SHORT)).unwrap_err();
+                told() > before
+            })
+            .unwrap_or_else(|error| panic!("{error}: {protocol} to {address}"));
+        }
+    }
+}
+
+fn check_untouched(hooks: Hooks) {
+    let net = World::topology(hooks, 2);
+    // "No route" has a limit of its own, and would never get past both.
+    net.balancer.sysctls(&[("net/ipv4/icmp_ratemask", "0"), ("net/ipv6/icmp/ratelimit", "0")]).unwrap();
+    assert_refusals(&net);
+    let world = World::with(hooks, net, |builder| builder);
+    world.balance_all();
+    assert_refusals(&world.net);
+
+    // Past us, to a backend that is served too: the stack forwards it.
+    for (number, backend) in world.net.backends.iter().enumerate() {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            for address in backend.addresses.with_port(backend_port(protocol)) {
+                let who = world.net.client.run(|| ask(protocol, address, PATIENCE)).unwrap();
+                assert_eq!(who, format!("backend{number}"));
+            }
+        }
+    }
+    let stack = world.net.balancer.statistics().unwrap();
+    assert!(stack.ip.forwarded > 20 && stack.ip6.forwarded > 20, "{stack:?}");
+    for v6 in [false, true] {
+        let counted = world.family_counters(v6);
+        assert_eq!((counted.packets, counted.reply_packets, counted.flows, counted.drops), (0, 0, 0, 0));
+    }
+    for hook in Hook::ALL {
+        let touched = Verdict::all().filter(|verdict| !matches!(verdict, Verdict::Pass(_)));
+        for verdict in touched {
+            assert_eq!(world.count(hook, verdict), 0, "{hook:?} {verdict}");
+        }
+    }
+}
+
+#[test]
+fn tcx_leaves_what_is_not_ours_to_the_stack() {
+    require_kernel!();
+    check_untouched(Hooks::Tcx);
+}
+
+#[test]
+fn xdp_leaves_what_is_not_ours_to_the_stack() {
+    require_kernel!();
+    check_untouched(Hooks::Xdp);
+}

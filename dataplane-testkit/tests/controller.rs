@@ -1,0 +1,321 @@
+//! The controller seen from outside: threads, futures, sources, and what a change costs.
+#![allow(clippy::unwrap_used, reason = "a test: a panic is its failure")]
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
+
+use dataplane_core::{
+    ControlSource, Controller, NextWake, Revision, Running, SourceHandle, WaitError,
+    control::{Applied, ControllerBuilder, RunningSource},
+    memory::MemoryTables,
+    model::{Backend, Frontend, Protocol, Service},
+    source::{Precedence, SourceError, StopToken},
+    state::{Phase, RegisterError, RemovalGuard},
+    tables::{Capacity, Store},
+};
+use dataplane_testkit::{
+    conformance::settle,
+    faulty::{FAULT, FaultyStore},
+};
+
+/// Long enough for any machine; nothing waits for it to pass.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn tables() -> Arc<dyn Store> {
+    Arc::new(MemoryTables::new(Capacity::small()))
+}
+
+fn service(n: u32, hosts: &[u8]) -> Service {
+    let address = std::net::Ipv4Addr::from(0xcb00_0000 + n).into();
+    let backends = hosts.iter().map(|&host| Backend::new([192, 0, 2, host].into(), 8080).unwrap());
+    Service::builder(&format!("s{n}"))
+        .frontend(Frontend::new(address, 80, Protocol::Tcp).unwrap())
+        .backends(backends)
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn handles_go_anywhere() {
+    fn anywhere<T: Send + Sync + 'static>() {}
+    anywhere::<Controller>();
+    anywhere::<ControllerBuilder>();
+    anywhere::<SourceHandle>();
+    anywhere::<Applied>();
+    anywhere::<Running>();
+    anywhere::<RunningSource>();
+    anywhere::<StopToken>();
+    anywhere::<Arc<dyn Store>>();
+    anywhere::<WaitError>();
+}
+
+#[test]
+fn a_thread_applies_what_is_committed() {
+    let control = Controller::new(tables());
+    let agent = control.register("agent", Precedence::default()).unwrap();
+    let running = control.spawn().unwrap();
+    for round in 1..50u8 {
+        let revision = agent.transaction().upsert(service(1, &[round])).commit().unwrap();
+        control.wait_applied(revision, PATIENCE).unwrap();
+        assert_eq!(control.status_of("agent", "s1").unwrap().phase, Phase::Applied);
+    }
+    drop(running);
+    let revision = agent.transaction().upsert(service(1, &[77])).commit().unwrap();
+    let timeout = control.wait_applied(revision, Duration::from_millis(1));
+    assert_eq!(timeout, Err(WaitError::Timeout { revision }));
+    // Somebody else may go on.
+    let _running = control.spawn().unwrap();
+    control.wait_applied(revision, PATIENCE).unwrap();
+}
+
+#[test]
+fn waiting_says_why_it_is_in_vain() {
+    let control = Controller::builder(tables()).removal_guard(RemovalGuard::default().at_least(1)).build();
+    let agent = control.register("agent", Precedence::new(1)).unwrap();
+    agent.synced();
+    let future = Revision::ZERO.next().next().next().next();
+    assert_eq!(control.wait_applied(future, Duration::ZERO), Err(WaitError::Unknown { revision: future }));
+
+    let first = agent.replace([service(1, &[1]), service(2, &[1])]).unwrap();
+    settle(&control, Duration::ZERO);
+    assert_eq!(control.wait_applied(first, Duration::ZERO), Ok(()));
+    let held = agent.replace([]).unwrap();
+    settle(&control, Duration::ZERO);
+    let error = control.wait_applied(held, Duration::ZERO).unwrap_err().to_string();
+    assert!(error.contains("of 2 services") && error.contains("waits to be confirmed"), "{error}");
+    let confirmed = agent.confirm();
+    settle(&control, Duration::ZERO);
+    assert_eq!(control.wait_applied(held, Duration::ZERO), Ok(()));
+    assert_eq!(control.wait_applied(confirmed, Duration::ZERO), Ok(()));
+
+    let rival = control.register("rival", Precedence::new(0)).unwrap();
+    agent.transaction().upsert(service(1, &[1])).commit().unwrap();
+    let lost = rival.transaction().upsert(service(1, &[2])).commit().unwrap();
+    settle(&control, Duration::ZERO);
+    let error = control.wait_applied(lost, Duration::ZERO).unwrap_err().to_string();
+    assert!(error.contains("203.0.0.1:80/tcp serves s1 of agent"), "{error}");
+
+    let huge = (0..65u8).map(|host| Backend::new([198, 51, 100, host].into(), 1).unwrap());
+    let frontend = Frontend::new("203.0.113.99".parse().unwrap(), 80, Protocol::Tcp).unwrap();
+    let huge = Service::builder("huge").frontend(frontend).backends(huge).build().unwrap();
+    let refused = agent.transaction().upsert(huge).commit().unwrap();
+    settle(&control, Duration::ZERO);
+    let error = control.wait_applied(refused, Duration::ZERO).unwrap_err().to_string();
+    assert!(error.contains("table backends_v4 has no room"), "{error}");
+}
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Woken(AtomicU64);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_future_needs_no_runtime() {
+    let control = Controller::new(tables());
+    let agent = control.register("agent", Precedence::default()).unwrap();
+    let revision = agent.transaction().upsert(service(1, &[1])).commit().unwrap();
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    let mut context = Context::from_waker(&waker);
+    let mut applied = pin!(control.applied(revision));
+    assert_eq!(applied.as_mut().poll(&mut context), Poll::Pending);
+    assert_eq!(applied.as_mut().poll(&mut context), Poll::Pending);
+    let given_up = control.applied(revision);
+    drop(given_up);
+    settle(&control, Duration::ZERO);
+    assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+    assert_eq!(applied.as_mut().poll(&mut context), Poll::Ready(Ok(())));
+}
+
+/// Takes its time with grace periods, and notes whether the revision was applied before the first began.
+struct SlowGrace {
+    inner: Arc<MemoryTables>,
+    graces: AtomicU64,
+}
+
+macro_rules! delegate {
+    ($($name:ident -> $kind:ty;)*) => {
+        $(fn $name(&self) -> $kind {
+            self.inner.$name()
+        })*
+    };
+}
+
+impl Store for SlowGrace {
+    delegate! {
+        services_v4 -> &dyn dataplane_core::tables::HashTable<dataplane_core::abi::ServiceKeyV4, dataplane_core::abi::ServiceRef>;
+        services_v6 -> &dyn dataplane_core::tables::HashTable<dataplane_core::abi::ServiceKeyV6, dataplane_core::abi::ServiceRef>;
+        service_words -> &dyn dataplane_core::tables::WordArray;
+        slots -> &dyn dataplane_core::tables::WordArray;
+        backends_v4 -> &dyn dataplane_core::tables::WordArray;
+        backends_v6 -> &dyn dataplane_core::tables::WordArray;
+        config -> &dyn dataplane_core::tables::WordArray;
+        interfaces -> &dyn dataplane_core::tables::WordArray;
+        conntrack_v4 -> &dyn dataplane_core::tables::HashTable<dataplane_core::abi::TupleV4, dataplane_core::abi::FlowV4>;
+        conntrack_v6 -> &dyn dataplane_core::tables::HashTable<dataplane_core::abi::TupleV6, dataplane_core::abi::FlowV6>;
+        counters -> &dyn dataplane_core::tables::Counters;
+    }
+
+    fn synchronize(&self) -> Result<(), dataplane_core::tables::TableError> {
+        self.graces.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[test]
+fn many_changes_share_a_grace_period_and_nobody_waits_for_it() {
+    let inner = Arc::new(MemoryTables::new(Capacity { slots: 1 << 12, ..Capacity::small() }));
+    let store = Arc::new(SlowGrace { inner, graces: AtomicU64::new(0) });
+    let control = Controller::builder(store.clone()).removal_guard(RemovalGuard::off()).build();
+    let agent = control.register("agent", Precedence::default()).unwrap();
+    agent.synced();
+    let mut now = Duration::ZERO;
+    agent.replace((0..20).map(|n| service(n, &[1, 2]))).unwrap();
+    now = settle(&control, now);
+    assert_eq!(store.graces.load(Ordering::Relaxed), 0);
+    for host in 3..13 {
+        let revision = agent.replace((0..20).map(|n| service(n, &[host]))).unwrap();
+        now += Duration::from_millis(1);
+        control.step(now);
+        assert_eq!(control.wait_applied(revision, Duration::ZERO), Ok(()));
+    }
+    assert_eq!(store.graces.load(Ordering::Relaxed), 0);
+    settle(&control, now);
+    // One for the lists, one more for the places of the backends.
+    assert_eq!(store.graces.load(Ordering::Relaxed), 2);
+    assert_eq!(control.usage().backends_v4, 1);
+}
+
+#[test]
+fn a_failure_is_told_with_table_and_errno_and_stops_no_other_service() {
+    let store = Arc::new(FaultyStore::new(tables(), 1, 0));
+    let control = Controller::new(store.clone());
+    let agent = control.register("agent", Precedence::default()).unwrap();
+    let revision = agent.transaction().upsert(service(1, &[1])).commit().unwrap();
+    let NextWake::At(retry) = control.step(Duration::ZERO) else { panic!("a retry has a time") };
+    assert_eq!(retry, Duration::from_millis(10));
+    let status = control.status_of("agent", "s1").unwrap();
+    let failure = status.failure.unwrap();
+    assert_eq!((status.phase, failure.attempts, failure.retry_at), (Phase::Pending, 1, retry));
+    assert_eq!(failure.error.table, "backends_v4");
+    assert!(failure.error.to_string().contains(&format!("os error {FAULT}")), "{}", failure.error);
+    // Twice as long after the second failure; and nothing is tried before.
+    let writes = store.writes();
+    assert_eq!(control.step(retry / 2), NextWake::At(retry));
+    assert_eq!(store.writes(), writes);
+    assert_eq!(control.step(retry), NextWake::At(3 * retry));
+    store.heal();
+    let other = agent.transaction().upsert(service(2, &[2])).commit().unwrap();
+    control.step(retry);
+    assert_eq!(control.wait_applied(other, Duration::ZERO), Ok(()));
+    assert!(control.wait_applied(revision, Duration::ZERO).is_err());
+    settle(&control, 3 * retry);
+    assert_eq!(control.wait_applied(revision, Duration::ZERO), Ok(()));
+    assert_eq!(control.status_of("agent", "s1").unwrap().failure, None);
+}
+
+/// Wants one service, and comes to an end when it is told to.
+struct Constant {
+    ended: Arc<AtomicBool>,
+    fails: bool,
+}
+
+impl ControlSource for Constant {
+    fn name(&self) -> &str {
+        "constant"
+    }
+
+    fn run(self: Box<Self>, handle: SourceHandle, stop: StopToken) -> Result<(), SourceError> {
+        handle.replace([service(7, &[1])])?;
+        handle.synced();
+        if self.fails {
+            return Err("the world has ended".into());
+        }
+        stop.wait_forever();
+        self.ended.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_source_runs_and_stops_and_comes_back() {
+    let control = Controller::new(tables());
+    let _running = control.spawn().unwrap();
+    let ended = Arc::new(AtomicBool::new(false));
+    let source = |fails| Box::new(Constant { ended: ended.clone(), fails });
+    let running = control.run_source(source(false), Precedence::default()).unwrap();
+    let taken = control.run_source(source(false), Precedence::default());
+    assert!(matches!(taken, Err(RegisterError::Taken { .. })), "{taken:?}");
+    running.stop().unwrap();
+    assert!(ended.load(Ordering::Relaxed));
+    // What it said last stays; and another of its name may come.
+    assert!(control.status_of("constant", "s7").is_some());
+    let running = control.run_source(source(true), Precedence::default()).unwrap();
+    assert_eq!(running.stop().unwrap_err().to_string(), "the world has ended");
+}
+
+#[test]
+fn one_change_among_many_touches_no_other_service() {
+    const SERVICES: u32 = 20_000;
+    let capacity = Capacity { frontends: 1 << 16, slots: 1 << 20, backends: 1 << 12, conntrack: 8 };
+    let store = Arc::new(FaultyStore::new(Arc::new(MemoryTables::new(capacity)), 0, 0));
+    let control = Controller::new(store.clone());
+    let agent = control.register("agent", Precedence::default()).unwrap();
+    agent.synced();
+    agent.replace((0..SERVICES).map(|n| service(n, &[(n % 200) as u8, 201]))).unwrap();
+    settle(&control, Duration::ZERO);
+    let cost = |change: &dyn Fn()| {
+        let before = store.writes();
+        change();
+        control.step(Duration::ZERO);
+        store.writes() - before
+    };
+    let upsert = |hosts: &[u8]| {
+        agent.transaction().upsert(service(77, hosts)).commit().unwrap();
+    };
+    // A list and a word; with a backend that nobody had, that too.
+    assert_eq!(cost(&|| upsert(&[5, 6])), 2);
+    assert_eq!(cost(&|| upsert(&[5, 250])), 3);
+    // The same once more, in another order: nothing.
+    assert_eq!(cost(&|| upsert(&[250, 5])), 0);
+    // Its entry in the hash, and its word.
+    let remove = || {
+        agent.transaction().remove(service(78, &[]).name()).commit().unwrap();
+    };
+    assert_eq!(cost(&remove), 2);
+}
+
+#[test]
+fn room_that_is_about_to_be_free_is_waited_for() {
+    let control = Controller::builder(tables()).removal_guard(RemovalGuard::off()).build();
+    let agent = control.register("agent", Precedence::default()).unwrap();
+    agent.synced();
+    let mut now = Duration::ZERO;
+    let large = |port: u16| {
+        let hosts = (0..60u8).map(|host| Backend::new([192, 0, 2, host].into(), 8080).unwrap());
+        let weighed = hosts.enumerate().map(|(n, backend)| {
+            backend.with_weight(dataplane_core::model::Weight::new(if n == 0 { 1 } else { 16 }).unwrap())
+        });
+        let frontend = Frontend::new("203.0.113.9".parse().unwrap(), port, Protocol::Tcp).unwrap();
+        Service::builder(&format!("large{port}")).frontend(frontend).backends(weighed).build().unwrap()
+    };
+    // Each needs almost all lines: the next one fits only where the last one was.
+    for port in 1..10 {
+        let revision = agent.replace([large(port)]).unwrap();
+        now = settle(&control, now);
+        assert_eq!(control.wait_applied(revision, Duration::ZERO), Ok(()), "port {port}");
+    }
+}

@@ -1,0 +1,14 @@
+//! What the fuzz targets do with their input, and what must hold then.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`frame`] | one host, one frame of arbitrary bytes, every hook |
+//! | [`sequence`] | operations on a controller and a host, against a model of who serves whom |
+//! | [`yaml`] | documents: they never panic, and what parses says the same again when it is written anew |
+//! | [`check`] | what holds for every frame and every table |
+#![forbid(unsafe_code)]
+
+pub mod check;
+pub mod frame;
+pub mod sequence;
+pub mod yaml;

@@ -1,0 +1,119 @@
+//! What was seen of connections.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use super::ops::{BACKENDS, Virtual};
+
+/// A connection lives at least so long after a packet of it, whatever its state: 10 s are the shortest time-out, and an
+/// entry notes packets once a second.
+const CERTAIN: Duration = Duration::from_secs(8);
+
+/// From whom, to which frontend.
+pub type Key = (SocketAddr, Virtual);
+
+/// What is known of a connection.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Its backend; `None` where it may have one that nobody saw.
+    pub backend: Option<usize>,
+    /// Which life of the backend; see [`Lives`].
+    pub life: u32,
+    pub last: Duration,
+    /// Whether either side has said that it ends.
+    pub ending: bool,
+}
+
+impl Known {
+    pub fn is_certain(&self, now: Duration) -> bool {
+        now - self.last <= CERTAIN
+    }
+}
+
+/// All connections that were seen.
+#[derive(Default)]
+pub struct Flows {
+    known: BTreeMap<Key, Known>,
+    order: Vec<Key>,
+    /// Whose answers the packets of a backend to a client may be.
+    answers: BTreeMap<(SocketAddr, bool, usize), BTreeSet<Virtual>>,
+}
+
+impl Flows {
+    pub fn get(&self, key: &Key) -> Option<&Known> {
+        self.known.get(key)
+    }
+
+    pub fn get_mut(&mut self, key: &Key) -> Option<&mut Known> {
+        self.known.get_mut(key)
+    }
+
+    /// The one that `which` stands for.
+    pub fn pick(&self, which: u8) -> Option<Key> {
+        let place = usize::from(which) % self.order.len().max(1);
+        self.order.get(place).copied()
+    }
+
+    /// Notes what was seen of one.
+    pub fn note(&mut self, key: Key, known: Known) {
+        let backends = known.backend.map_or(0..BACKENDS, |backend| backend..backend + 1);
+        for backend in backends {
+            self.answers.entry(answer(&key, backend)).or_default().insert(key.1);
+        }
+        if self.known.insert(key, known).is_none() {
+            self.order.push(key);
+        }
+    }
+
+    /// The frontends that an answer of this backend to the client of `key` may seem to come from.
+    pub fn answered(&self, key: &Key, backend: usize) -> Vec<Virtual> {
+        self.answers.get(&answer(key, backend)).into_iter().flatten().copied().collect()
+    }
+
+    /// Whether another connection has the client's port towards one of these backends, or may have.
+    pub fn is_in_use(&self, key: &Key, backends: impl Fn(usize) -> bool) -> bool {
+        (0..BACKENDS)
+            .filter(|backend| backends(*backend))
+            .any(|backend| self.answered(key, backend).iter().any(|frontend| *frontend != key.1))
+    }
+
+    /// Nothing that was seen lives on.
+    pub fn forget(&mut self) {
+        *self = Self::default();
+    }
+}
+
+fn answer(key: &Key, backend: usize) -> (SocketAddr, bool, usize) {
+    (key.0, key.1.protocol() == dataplane_core::model::Protocol::Udp, backend)
+}
+
+/// Whether backends have been there all the time.
+#[derive(Clone, Copy, Default)]
+pub struct Lives {
+    present: [bool; BACKENDS],
+    lives: [u32; BACKENDS],
+}
+
+impl Lives {
+    /// Notes who is there now. Who comes anew begins another life.
+    pub fn note(&mut self, present: [bool; BACKENDS]) {
+        for i in 0..BACKENDS {
+            if present[i] && !self.present[i] {
+                self.lives[i] += 1;
+            }
+        }
+        self.present = present;
+    }
+
+    pub fn life(&self, backend: usize) -> u32 {
+        self.lives[backend]
+    }
+
+    /// Whether a backend is there and has been since it was in this life.
+    pub fn is_there_since(&self, backend: usize, life: u32) -> bool {
+        self.present[backend] && self.lives[backend] == life
+    }
+}

@@ -1,0 +1,322 @@
+//! A controller, a host and the model: does what happens, and checks it.
+
+use std::{sync::Arc, time::Duration};
+
+use dataplane_core::{
+    Controller, NextWake, Precedence, SourceHandle,
+    memory::{MemoryTables, Outcome, SimulatedInterface, Simulator, Target},
+    model::ServiceName,
+    pipeline::{DropReason, Hook, PassReason, Verdict},
+    reconcile::Usage,
+    source::CommitError,
+    state::{Phase, RemovalGuard},
+    tables::{Capacity, Store},
+};
+
+use super::{
+    desired::Desired,
+    flows::{Flows, Known, Lives},
+    ops::{self, At, BACKENDS, Flags, Object, Odd, Packet, Span, Wish},
+};
+use crate::check;
+
+const FRONT: u32 = 2;
+const BACK: u32 = 3;
+/// What is not a client's good packet arrives here, in a zone of its own: the model does not follow its connections.
+const ODD: u32 = 4;
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const OWNERS: [&str; 2] = ["first", "second"];
+
+pub struct World {
+    tables: Arc<MemoryTables>,
+    simulator: Simulator,
+    controller: Controller,
+    handles: [SourceHandle; 2],
+    fresh: Usage,
+    now: Duration,
+    desired: Desired,
+    flows: Flows,
+    lives: [Lives; 2],
+}
+
+impl World {
+    pub fn new() -> Self {
+        // Room for whatever the longest sequence wants at once, what waits for its grace period included.
+        let capacity = Capacity { frontends: 64, slots: 1 << 13, backends: 128, conntrack: 1 << 10 };
+        let tables = Arc::new(MemoryTables::new(capacity));
+        let mut simulator = Simulator::new(Arc::clone(&tables));
+        for (index, zone) in [(FRONT, 0), (BACK, 0), (ODD, 9)] {
+            let mut interface = SimulatedInterface::new(index, MAC);
+            interface.zone = zone;
+            simulator.add_interface(interface).expect("interfaces have places");
+        }
+        let routes = simulator.routes_mut();
+        for (prefix, interface) in [
+            ("192.0.2.0/24", FRONT),
+            ("2001:db8:1::/64", FRONT),
+            ("198.51.100.0/24", BACK),
+            ("2001:db8:2::/64", BACK),
+        ] {
+            routes.insert(prefix.parse().expect("a prefix"), Target::Link(interface));
+        }
+        for v6 in [false, true] {
+            // The neighbour of the second backend is not known: tcx sends to it.
+            for i in (0..BACKENDS).filter(|i| *i != 1) {
+                routes.insert_neighbor(BACK, ops::backend(i, v6).ip(), [2, 0, 0, 0, 0, 9]);
+            }
+        }
+        let controller = Controller::builder(tables.clone()).removal_guard(RemovalGuard::off()).build();
+        let register = |i: usize| {
+            let handle =
+                controller.register(OWNERS[i], Precedence::new(-(i as i32))).expect("the first of its name");
+            handle.synced();
+            handle
+        };
+        let handles = [register(0), register(1)];
+        let mut world = Self {
+            simulator,
+            fresh: controller.usage(),
+            controller,
+            handles,
+            tables,
+            now: Duration::from_secs(1000),
+            desired: Desired::default(),
+            flows: Flows::default(),
+            lives: [Lives::default(); 2],
+        };
+        world.settle();
+        world
+    }
+
+    /// Commits one service, or two as a full picture.
+    pub fn upsert(&mut self, wishes: &[Wish], full_picture: bool) {
+        // One transaction has one owner.
+        let owner = wishes[0].object.owner();
+        let wishes: Vec<_> = wishes.iter().filter(|wish| wish.object.owner() == owner).cloned().collect();
+        let mut transaction = self.handles[owner].transaction().upserts(wishes.iter().map(Wish::service));
+        if full_picture {
+            transaction = transaction.full_picture();
+        }
+        match (transaction.commit(), self.desired.with(&wishes, full_picture)) {
+            (Ok(_), Some(after)) => self.desired = after,
+            (Err(CommitError::FrontendTwice { .. } | CommitError::ServiceTwice { .. }), None) => {}
+            (committed, after) => {
+                panic!("commit of {wishes:?}: {committed:?}, expected success: {}", after.is_some())
+            }
+        }
+        self.settle();
+    }
+
+    pub fn remove(&mut self, object: Object) {
+        let name = ServiceName::new(&format!("s{}", object.service())).expect("a good name");
+        let committed = self.handles[object.owner()].transaction().remove(&name).commit();
+        committed.expect("whoever is there may go");
+        self.desired.remove(object);
+        self.settle();
+    }
+
+    pub fn pass(&mut self, span: Span) {
+        self.now += span.time();
+        if matches!(span, Span::Hours) {
+            self.flows.forget();
+        }
+        self.settle();
+    }
+
+    /// A client's packet, as its interface's hooks see it.
+    pub fn client(&mut self, packet: &Packet) {
+        let bytes = packet.frame().link(MAC, MAC).build();
+        self.simulator.set_random(Some(u32::from(packet.random) << 24));
+        let (hook, out) = if packet.xdp {
+            (None, self.simulator.receive(FRONT, &bytes))
+        } else {
+            (Some(Hook::Ingress), self.simulator.run(Hook::Ingress, FRONT, &bytes))
+        };
+        let translated = check::outcome(&bytes, hook, &out);
+
+        let (client, frontend) = (packet.client(), packet.frontend());
+        if packet.odd == Odd::Fragment {
+            assert_eq!(out.verdict, Verdict::Pass(PassReason::Fragment));
+            return;
+        }
+        let key = (client, frontend);
+        let winner = self.desired.winner(frontend);
+        let selectable = |backend: usize| winner.is_some_and(|wish| wish.is_selectable(backend));
+        let any_selectable = (0..BACKENDS).any(selectable);
+        let lives = &self.lives[usize::from(frontend.v6)];
+        let known = self.flows.get(&key);
+        // The backend that this connection has for certain.
+        let reopens = packet.flags == Flags::Syn && known.is_some_and(|known| known.ending);
+        let bound = known
+            .filter(|known| known.is_certain(self.now) && !reopens)
+            .and_then(|known| known.backend.filter(|&backend| lives.is_there_since(backend, known.life)));
+
+        match out.verdict {
+            Verdict::Forward | Verdict::Deliver => {
+                let translated = translated.expect("the packet was a good one");
+                assert!(translated.is_original(), "{translated:?}");
+                let to = translated.after.destination;
+                let backend = (0..BACKENDS).find(|&i| ops::backend(i, frontend.v6) == to);
+                let backend = backend.unwrap_or_else(|| panic!("{to} is nobody's backend"));
+                if let Some(bound) = bound {
+                    assert_eq!(backend, bound, "a connection moved though its backend is there");
+                }
+                let stays = known.is_some_and(|known| known.backend.is_none_or(|was| was == backend));
+                assert!(
+                    selectable(backend) || stays,
+                    "a new connection to {frontend:?} went to {to}, which takes none"
+                );
+                let goes_on = known.filter(|known| known.backend == Some(backend));
+                let ending = packet.flags.ends() || goes_on.is_some_and(|known| known.ending);
+                // Where it went there before, it may still be to a former life of the backend.
+                let life = goes_on.map_or(lives.life(backend), |known| known.life);
+                let seen = Known { backend: Some(backend), life, last: self.now, ending };
+                self.flows.note(key, seen);
+                assert_eq!(
+                    out.verdict == Verdict::Deliver,
+                    ops::is_local(backend) || (packet.odd == Odd::BigToBeSplit && !frontend.v6),
+                    "{} to backend {backend}",
+                    out.verdict
+                );
+            }
+            Verdict::Drop(DropReason::NoBackend) => {
+                assert!(winner.is_some() && !any_selectable && bound.is_none(), "{key:?}: no backend?");
+            }
+            Verdict::Drop(DropReason::TupleInUse) => {
+                assert!(bound.is_none() && self.flows.is_in_use(&key, selectable), "{key:?}: in use?");
+            }
+            Verdict::Drop(DropReason::HopLimit) => assert_eq!(packet.odd, Odd::LastHop),
+            Verdict::Drop(DropReason::TooBig) => {
+                assert!(matches!(packet.odd, Odd::Big | Odd::BigToBeSplit), "{:?}", packet.odd);
+                // XDP may have opened the connection, to somebody.
+                if packet.xdp && bound.is_none() {
+                    let seen = Known { backend: None, life: 0, last: self.now, ending: packet.flags.ends() };
+                    self.flows.note(key, seen);
+                }
+            }
+            Verdict::Pass(PassReason::NoService) => {
+                assert!(winner.is_none() && bound.is_none(), "{key:?} passed, and is served");
+            }
+            other => panic!("{key:?}: {other}"),
+        }
+        if packet.flags.ends()
+            && let Some(known) = self.flows.get_mut(&key)
+        {
+            known.ending = true;
+        }
+    }
+
+    /// A backend's answer on a connection that was seen.
+    pub fn answer(&mut self, which: u8, flags: Flags) {
+        let Some(key) = self.flows.pick(which) else {
+            return;
+        };
+        let (client, frontend) = key;
+        let Some(known) = self.flows.get(&key).cloned() else {
+            return;
+        };
+        let Some(backend) = known.backend else {
+            return;
+        };
+        let frame = ops::packet(ops::backend(backend, frontend.v6), client, frontend.protocol(), flags);
+        let bytes = frame.link(MAC, MAC).build();
+        let local = ops::is_local(backend);
+        let (hook, out) = if local {
+            (Some(Hook::Egress), self.simulator.run(Hook::Egress, FRONT, &bytes))
+        } else {
+            (None, self.simulator.receive(BACK, &bytes))
+        };
+        let translated = check::outcome(&bytes, hook, &out);
+        let answered = self.flows.answered(&key, backend);
+        let alone = answered.len() == 1;
+        match out.verdict {
+            Verdict::Forward | Verdict::Deliver => {
+                assert_eq!(out.verdict == Verdict::Deliver, local);
+                let after = translated.expect("the packet was a good one").after;
+                assert_eq!(after.destination, client);
+                let right = answered.iter().any(|frontend| frontend.address() == after.source);
+                assert!(right, "an answer on {key:?} comes from {}", after.source);
+            }
+            Verdict::Pass(PassReason::NoService) => {
+                assert!(!(alone && known.is_certain(self.now)), "an answer on {key:?} is not translated");
+            }
+            other => panic!("an answer on {key:?}: {other}"),
+        }
+        for frontend in answered {
+            if let Some(known) = self.flows.get_mut(&(client, frontend)) {
+                known.ending |= flags.ends();
+                if alone && out.verdict != Verdict::Pass(PassReason::NoService) {
+                    known.last = self.now;
+                }
+            }
+        }
+    }
+
+    /// A packet with a byte changed.
+    pub fn bent(&self, packet: &Packet, hook: At, at: u8, with: u8) {
+        let mut bytes = packet.frame().link(MAC, MAC).build();
+        let at = usize::from(at) % bytes.len();
+        bytes[at] ^= with;
+        self.raw(hook, &bytes);
+    }
+
+    /// Bytes.
+    pub fn raw(&self, hook: At, bytes: &[u8]) {
+        let out: Outcome = self.simulator.run(hook.hook(), ODD, bytes);
+        check::outcome(bytes, Some(hook.hook()), &out);
+    }
+
+    /// Lets the controller do what is due now.
+    fn settle(&mut self) {
+        self.simulator.set_time(self.now);
+        for _ in 0..10_000 {
+            if self.controller.step(self.now) != NextWake::Now {
+                self.lives[0].note(self.desired.present(false));
+                self.lives[1].note(self.desired.present(true));
+                return;
+            }
+        }
+        panic!("the controller never has enough");
+    }
+
+    /// What holds after each operation.
+    pub fn check(&self) {
+        check::tables(&self.tables);
+        let listed = [self.tables.services_v4().fill(), self.tables.services_v6().fill()];
+        let listed: u32 = listed.into_iter().map(|fill| fill.expect("memory")).sum();
+        assert_eq!(listed as usize, self.desired.served(), "frontends in the tables");
+        let mut count = 0;
+        for wish in self.desired.wishes() {
+            count += 1;
+            let (owner, name) = (OWNERS[wish.object.owner()], format!("s{}", wish.object.service()));
+            let status = self.controller.status_of(owner, &name);
+            let status = status.unwrap_or_else(|| panic!("{name} of {owner} has no status"));
+            let (won, claimed) = self.desired.won(wish);
+            let expected = if won == claimed { Phase::Applied } else { Phase::Conflict };
+            assert_eq!(status.phase, expected, "{name} of {owner}");
+        }
+        assert_eq!(self.controller.status().len(), count, "services that nobody wants");
+    }
+
+    /// Everything goes, and what it took is free again.
+    pub fn end(&mut self) {
+        for handle in &self.handles {
+            handle.transaction().full_picture().commit().expect("an empty picture");
+        }
+        self.desired = Desired::default();
+        for _ in 0..20 {
+            self.now += Duration::from_secs(1);
+            self.settle();
+        }
+        self.check();
+        assert_eq!(self.controller.usage(), self.fresh, "something was not given back");
+        for array in [self.tables.backends_v4(), self.tables.backends_v6()] {
+            let left = (0..array.capacity()).filter(|i| array.load(*i, 0).unwrap_or(0) as u32 != 0).count();
+            assert_eq!(left, 0, "backends that nobody wants in {}", array.name());
+        }
+        let left = (0..self.tables.service_words().capacity())
+            .filter(|i| self.tables.service_words().load(*i, 0) != Some(0))
+            .count();
+        assert_eq!(left, 0, "words that nobody wants");
+    }
+}

@@ -1,0 +1,162 @@
+//! The mutations: each breaks another stage of the pipeline.
+//!
+//! The list follows the code: where a line is changed that stands here, the chore says so, and the list is mended.
+//! Only what changes verdicts, bytes or tables of single frames belongs here; races are other tests' business.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, bail};
+
+/// One line of the programs' sources, changed.
+pub struct Mutation {
+    /// What it is called on the command line.
+    pub name: &'static str,
+    /// What it breaks, for people.
+    pub breaks: &'static str,
+    /// The file, from the root of the repository.
+    pub file: &'static str,
+    /// The line as it is, without what it is indented by.
+    pub from: &'static str,
+    /// The line as it becomes.
+    pub to: &'static str,
+}
+
+pub const MUTATIONS: &[Mutation] = &[
+    Mutation {
+        name: "second-tag",
+        breaks: "parse: of two 802.1Q tags the second is not stepped over",
+        file: "dataplane-core/src/pipeline/headers.rs",
+        from: "pub const MAX_VLAN_TAGS: u32 = 2;",
+        to: "pub const MAX_VLAN_TAGS: u32 = 1;",
+    },
+    Mutation {
+        name: "ipv4-options",
+        breaks: "parse: IPv4 options are taken for the transport header",
+        file: "dataplane-core/src/pipeline/headers.rs",
+        from: "Transport::parse(frame, ip.protocol, l3.wrapping_add(header_length), l3.wrapping_add(l3_length))?;",
+        to: "Transport::parse(frame, ip.protocol, l3.wrapping_add(20), l3.wrapping_add(l3_length))?;",
+    },
+    Mutation {
+        name: "extension-length",
+        breaks: "parse: an IPv6 extension header's length counts 4 bytes a unit",
+        file: "dataplane-core/src/wire/ipv6.rs",
+        from: "((self.length as u32) << 3).wrapping_add(8)",
+        to: "((self.length as u32) << 2).wrapping_add(4)",
+    },
+    Mutation {
+        name: "gone-backend",
+        breaks: "decide: a backend's generation is not compared, flows stay with one that is gone",
+        file: "dataplane-core/src/pipeline/decide.rs",
+        from: "if Lookup::<F>::backend(env, flow.backend()).is_some() {",
+        to: "if flow.backend().generation() != 0 {",
+    },
+    Mutation {
+        name: "closed-connection",
+        breaks: "decide: a SYN on a closed connection goes where the old one went",
+        file: "dataplane-core/src/pipeline/decide.rs",
+        from: "Direction::Original if seen.is_closed() && is_opening(protocol, headers.tcp_flags) => {",
+        to: "Direction::Original if seen.is_dying() && is_opening(protocol, headers.tcp_flags) => {",
+    },
+    Mutation {
+        name: "no-neighbour",
+        breaks: "route: XDP sends to a neighbour whose link-layer address it does not know",
+        file: "dataplane-core/src/pipeline/process.rs",
+        from: "if !hop.resolved {",
+        to: "if hop.interface == 0 {",
+    },
+    Mutation {
+        name: "last-hop",
+        breaks: "route: a packet with one hop left is forwarded",
+        file: "dataplane-core/src/pipeline/process.rs",
+        from: "Route::Forward if headers.hop_limit <= 1 => DropReason::HopLimit,",
+        to: "Route::Forward if headers.hop_limit < 1 => DropReason::HopLimit,",
+    },
+    Mutation {
+        name: "tuple-in-use",
+        breaks: "commit: replies of one service's connection are given to another's",
+        file: "dataplane-core/src/pipeline/commit.rs",
+        from: "if !translates_to::<F>(&work.found, &work.headers.tuple) {",
+        to: "if work.found.state().seen() == u32::MAX {",
+    },
+    Mutation {
+        name: "pair-not-refreshed",
+        breaks: "commit: a packet keeps its own entry alive, but not that of the other direction",
+        file: "dataplane-core/src/pipeline/commit.rs",
+        from: "pair.touch(now);",
+        to: "pair.touch(work.pair.last_seen());",
+    },
+    Mutation {
+        name: "hop-not-taken",
+        breaks: "apply: what is forwarded keeps its hop limit",
+        file: "dataplane-core/src/pipeline/process.rs",
+        from: ".translate(headers, flow, HopLimit::Decrement)",
+        to: ".translate(headers, flow, HopLimit::Keep)",
+    },
+    Mutation {
+        name: "checksum-delta",
+        breaks: "apply: in XDP the change of ports does not reach the transport checksum",
+        file: "dataplane-core/src/pipeline/translate.rs",
+        from: "let delta = flow.address_delta().and(flow.port_delta());",
+        to: "let delta = flow.address_delta();",
+    },
+    Mutation {
+        name: "no-udp-checksum",
+        breaks: "apply: in XDP a UDP datagram without a checksum gets one",
+        file: "dataplane-core/src/wire/checksum.rs",
+        from: "if checksum.0 == 0 {",
+        to: "if checksum.0 == 0xffff {",
+    },
+];
+
+impl Mutation {
+    /// Changes the line in the copy at `root`.
+    pub fn apply(&self, root: &Path) -> Result<()> {
+        let path = root.join(self.file);
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", self.file))?;
+        let changed = self.changed(&text)?;
+        fs::write(&path, changed).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// The text with the line changed.
+    fn changed(&self, text: &str) -> Result<String> {
+        let count = text.lines().filter(|line| line.trim() == self.from).count();
+        if count != 1 {
+            bail!(
+                "the mutation {} wants this line exactly once in {}, and it is there {count} times; \
+                 keep xtask/src/mutation/list.rs up with the code:\n    {}",
+                self.name,
+                self.file,
+                self.from
+            );
+        }
+        let lines = text.lines().map(|line| if line.trim() == self.from { self.to } else { line });
+        Ok(lines.flat_map(|line| [line, "\n"]).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn each_line_stands_in_its_file_once() {
+        for mutation in MUTATIONS {
+            let text = fs::read_to_string(crate::repo::root().join(mutation.file)).unwrap();
+            let changed = mutation.changed(&text).unwrap();
+            let differing = text.lines().zip(changed.lines()).filter(|(old, new)| old != new).count();
+            assert_eq!(differing, 1, "{}", mutation.name);
+            assert_eq!(text.lines().count(), changed.lines().count(), "{}", mutation.name);
+        }
+        let names: HashSet<_> = MUTATIONS.iter().map(|mutation| mutation.name).collect();
+        assert_eq!(names.len(), MUTATIONS.len());
+    }
+
+    #[test]
+    fn a_line_that_is_not_there_or_twice_is_an_error() {
+        let mutation = &MUTATIONS[0];
+        assert!(mutation.changed("nothing of the kind").is_err());
+        assert!(mutation.changed(&format!("{0}\n  {0}\n", mutation.from)).is_err());
+    }
+}
