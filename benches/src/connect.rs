@@ -105,7 +105,7 @@ pub fn measure(profile: &Profile) -> Result<Connects> {
         if let Some((site, restore)) = &chains {
             if services > profile.most_iptables_services {
                 result.missing.push(format!(
-                    "iptables with {services} services: loading so many takes longer than a {} run may",
+                    "iptables with {services} services: loading takes minutes, and a {} run has one",
                     profile.name
                 ));
             } else {

@@ -83,6 +83,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_first_loop_is_quiet_and_the_best_only_falls() {
+        let mut gate = Gate::calibrate(Duration::ZERO);
+        assert!(gate.is_quiet());
+        let first = gate.best();
+        for _ in 0..10 {
+            gate.is_quiet();
+        }
+        assert!(gate.best() > 0.0 && gate.best() <= first);
+        assert!((9..=100).contains(&gate.quiet_percent()));
+    }
+
+    #[test]
     fn a_pinned_thread_has_one_cpu() {
         std::thread::spawn(|| {
             pin().unwrap();

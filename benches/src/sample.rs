@@ -7,8 +7,6 @@ use std::{
 
 use serde::Serialize;
 
-use crate::gate::Gate;
-
 /// With fewer quiet samples a figure is not to be trusted.
 pub const FEWEST_QUIET: usize = 3;
 
@@ -59,21 +57,21 @@ impl Figure {
     }
 }
 
-/// Samples until there are enough quiet ones: those with a quiet loop right before and right after.
+/// Samples until there are enough quiet ones: those right before and right after which `is_quiet` said so.
 ///
 /// # Errors
 /// Those of `sample`.
 pub fn gated<E>(
-    gate: &mut Gate,
     limits: Limits,
+    mut is_quiet: impl FnMut() -> bool,
     mut sample: impl FnMut() -> Result<f64, E>,
 ) -> Result<Figure, E> {
     let (mut quiet, mut all) = (Vec::new(), Vec::new());
     let start = Instant::now();
     while quiet.len() < limits.quiet && (all.is_empty() || start.elapsed() < limits.time) {
-        let before = gate.is_quiet();
+        let before = is_quiet();
         let value = sample()?;
-        let after = gate.is_quiet();
+        let after = is_quiet();
         all.push(value);
         if before && after {
             quiet.push(value);
@@ -119,10 +117,19 @@ mod tests {
     }
 
     #[test]
-    fn sampling_ends_with_the_time_or_with_an_error() {
-        let mut gate = Gate::calibrate(Duration::from_millis(5));
+    fn a_sample_counts_between_two_quiet_loops() {
+        // Before and after each sample: only the third has both.
+        let mut loops = [true, false, false, true, true, true].into_iter();
+        let mut values = [1.0, 2.0, 3.0].into_iter();
+        let enough = Limits { quiet: 1, time: Duration::from_secs(60) };
+        let figure = gated(enough, || loops.next().unwrap(), || values.next().ok_or(())).unwrap();
+        assert_eq!((figure.quiet, figure.samples, figure.median, figure.ungated), (1, 3, 3.0, 2.0));
+    }
+
+    #[test]
+    fn sampling_ends_with_the_time() {
         let never = Limits { quiet: usize::MAX, time: Duration::ZERO };
-        assert_eq!(gated(&mut gate, never, || Ok::<_, ()>(1.0)).unwrap().samples, 1);
-        assert_eq!(gated(&mut gate, never, || Err::<f64, _>("refused")), Err("refused"));
+        assert_eq!(gated(never, || true, || Ok::<_, ()>(1.0)).unwrap().samples, 1);
+        assert_eq!(gated(never, || true, || Err::<f64, _>("refused")), Err("refused"));
     }
 }

@@ -226,8 +226,8 @@ impl Bench<'_> {
         // Every flow once, so that caches and translations are as warm as this many flows let them be.
         let estimate = self.world.run(family, program, verdict, flows.max(WARM_UP))?;
         let repeat = (SAMPLE.as_nanos() as f64 / (estimate + 1.0)).max(1.0) as u32;
-        let world = &self.world;
-        gated(&mut self.gate, self.profile.packets, || world.run(family, program, verdict, repeat))
+        let (world, gate) = (&self.world, &mut self.gate);
+        gated(self.profile.packets, || gate.is_quiet(), || world.run(family, program, verdict, repeat))
     }
 
     #[allow(clippy::too_many_arguments, reason = "the fields of a row, in their order")]
