@@ -23,8 +23,8 @@ use crate::Error;
 /// The object that is embedded.
 pub(crate) static EMBEDDED: &[u8] = include_bytes_aligned!("../object/forebay.bpf.o");
 
-/// A file that is loaded instead of the embedded object where this variable names one. For tests and CI, which build
-/// mutants and other versions; a program that people run has no reason to set it.
+/// A file that is loaded instead of the embedded object where this variable names one, with the feature `testing` only:
+/// for tests and CI, which build mutants and other versions.
 pub const OBJECT_VARIABLE: &str = "FOREBAY_OBJECT";
 
 /// Program at XDP.
@@ -41,7 +41,9 @@ pub(crate) const DETERMINISTIC: &str = "DETERMINISTIC";
 /// # Errors
 /// [`Error::ObjectFile`] where [`OBJECT_VARIABLE`] names a file that can't be read.
 pub(crate) fn bytes() -> Result<Cow<'static, [u8]>, Error> {
-    match env::var_os(OBJECT_VARIABLE).filter(|path| !path.is_empty()) {
+    // In a program that people run, nothing but what was compiled in goes into the kernel.
+    let named = if cfg!(feature = "testing") { env::var_os(OBJECT_VARIABLE) } else { None };
+    match named.filter(|path| !path.is_empty()) {
         None => Ok(Cow::Borrowed(EMBEDDED)),
         Some(path) => {
             let path = PathBuf::from(path);
