@@ -81,6 +81,11 @@ struct Counts {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
+    let known = |name: &&String| GROUPS.iter().any(|group| group.name == name.as_str());
+    if let Some(unknown) = arguments.only.iter().find(|name| !known(name)) {
+        let names: Vec<_> = GROUPS.iter().map(|group| group.name).collect();
+        bail!("there is no group {unknown}, only {}", names.join(", "));
+    }
     if !arguments.no_install {
         let plan = setup::Plan::for_this_machine();
         plan.print();
