@@ -77,6 +77,10 @@ pub enum XdpMode {
     /// In the driver, or opening fails.
     Native,
     /// In the kernel's stack, behind the driver: for tests, and where tc is too late. Slower than native.
+    ///
+    /// For looking at things, not for service: on Linux 6.18, tcx gets what generic XDP left without a readable
+    /// link-layer header and passes it on as not ours, so connections to unknown neighbours and to backends on this host
+    /// are lost.
     Generic,
     /// Not at all; tc does everything.
     Off,

@@ -67,9 +67,7 @@ impl Features {
 
     /// What is missing, but can be done without.
     pub(crate) fn warnings(&self) -> Vec<Warning> {
-        let batch = (!self.batch).then_some(Warning::NoBatch);
-        let perfmon = (!self.privileges.perfmon).then_some(Warning::NoPerfmon);
-        batch.into_iter().chain(perfmon).collect()
+        (!self.batch).then_some(Warning::NoBatch).into_iter().collect()
     }
 
     /// Refuses a kernel on which nothing would work.

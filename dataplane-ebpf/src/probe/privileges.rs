@@ -12,7 +12,7 @@ pub struct Privileges {
     pub bpf: bool,
     /// CAP_NET_ADMIN: programs of network interfaces.
     pub net_admin: bool,
-    /// CAP_PERFMON (5.8): without it the verifier treats our programs like a stranger's, and may find them too large.
+    /// CAP_PERFMON (5.8): without it the verifier refuses pointer arithmetic that our programs need.
     pub perfmon: bool,
 }
 
@@ -37,7 +37,8 @@ impl Privileges {
 
     /// The capabilities that are missing, in words; `None` where none is.
     pub(crate) fn missing(&self) -> Option<String> {
-        let needed = [("CAP_BPF", self.bpf), ("CAP_NET_ADMIN", self.net_admin)];
+        let needed =
+            [("CAP_BPF", self.bpf), ("CAP_NET_ADMIN", self.net_admin), ("CAP_PERFMON", self.perfmon)];
         let missing: Vec<&str> =
             needed.into_iter().filter(|(_, there)| !there).map(|(name, _)| name).collect();
         (!missing.is_empty()).then(|| missing.join(" and "))
@@ -52,10 +53,13 @@ mod tests {
     fn capabilities_are_read_as_the_kernel_writes_them() {
         let parse =
             |bits: &str| Privileges::parse(&format!("Name:\tx\nCapEff:\t{bits}\nCapBnd:\t0\n")).unwrap();
-        assert_eq!(parse("0000000000000000").missing().as_deref(), Some("CAP_BPF and CAP_NET_ADMIN"));
+        assert_eq!(
+            parse("0000000000000000").missing().as_deref(),
+            Some("CAP_BPF and CAP_NET_ADMIN and CAP_PERFMON")
+        );
         assert_eq!(parse("0000000000200000").missing().as_deref(), Some("CAP_NET_ADMIN"));
-        assert_eq!(parse("0000008000001000").missing(), None);
-        assert!(!parse("0000008000001000").perfmon && parse("0000000000200000").perfmon);
+        assert_eq!(parse("000000c000001000").missing(), None);
+        assert_eq!(parse("0000008000001000").missing().as_deref(), Some("CAP_PERFMON"));
         assert_eq!(Privileges::parse("CapInh:\t0\n"), None);
     }
 }

@@ -41,8 +41,6 @@ pub enum Warning {
     },
     /// The kernel has no batch commands (5.6): many changes take longer.
     NoBatch,
-    /// The thread has no CAP_PERFMON: the verifier may find our programs too large.
-    NoPerfmon,
 }
 
 /// What is known of the TX checksum offload at the other end of a veth.
@@ -99,9 +97,6 @@ impl fmt::Display for Warning {
             }
             Self::NoBatch => {
                 f.write_str("this kernel has no batch commands (5.6): tables are written entry by entry")
-            }
-            Self::NoPerfmon => {
-                f.write_str("without CAP_PERFMON the verifier may find the programs too large: grant it too")
             }
         }
     }
