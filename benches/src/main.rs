@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, time::Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use benches::{connect, estimates, machine::Machine, packets, profile::Profile, report::Report};
 use clap::Parser;
 use dataplane_testkit::net;
@@ -33,21 +33,22 @@ fn main() -> Result<()> {
     let machine = Machine::look();
     let start = Instant::now();
     let mut missing = arguments.missing;
-    let (mut packets, mut connects) = (None, None);
+    let (mut packets, mut connects, mut failed) = (None, None, Vec::new());
     match net::capabilities() {
         Ok(()) => {
             if let Some(object) = &arguments.object {
                 eprintln!("packets through the kernel's programs …");
-                packets = kept(packets::measure(&profile, object), "packets", &mut missing);
+                packets = kept(packets::measure(&profile, object), "packets", &mut failed);
             }
             eprintln!("new connections …");
-            connects = kept(connect::measure(&profile), "connects", &mut missing);
+            connects = kept(connect::measure(&profile), "connects", &mut failed);
         }
         Err(reason) => missing.push(format!("packets, connects, kernel tables: {reason}")),
     }
     if let Some(connects) = &mut connects {
         missing.append(&mut connects.missing);
     }
+    missing.extend(failed.iter().cloned());
     let report = Report {
         profile: profile.name,
         machine,
@@ -65,10 +66,13 @@ fn main() -> Result<()> {
     fs::write(file("json"), serde_json::to_string_pretty(&report)?)?;
     print!("{report}");
     eprintln!("written: {} and {}", file("md").display(), file("json").display());
+    if !failed.is_empty() {
+        bail!("{}", failed.join("; "));
+    }
     Ok(())
 }
 
 /// A part that fails does not take the others with it.
-fn kept<T>(result: Result<T>, what: &str, missing: &mut Vec<String>) -> Option<T> {
-    result.map_err(|error| missing.push(format!("{what}: FAILED: {error:#}"))).ok()
+fn kept<T>(result: Result<T>, what: &str, failed: &mut Vec<String>) -> Option<T> {
+    result.map_err(|error| failed.push(format!("{what}: FAILED: {error:#}"))).ok()
 }

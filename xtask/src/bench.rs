@@ -37,10 +37,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let object = out.join("bench.bpf.o");
     let mut measure: Vec<OsString> = vec!["--out".into(), out.clone().into()];
 
-    match bench_object(&object) {
-        Ok(()) => measure.extend(["--object".into(), object.into()]),
+    match toolchain() {
+        Ok(toolchain) => {
+            programs::build_programs_with(&toolchain, &Tree::committed(), &["bench"], &object)?;
+            measure.extend(["--object".into(), object.into()]);
+        }
         Err(reason) => {
-            println!("not built: {reason}");
+            println!("packets can't be measured here: {reason}");
             let first = reason.lines().next().unwrap_or_default();
             measure.extend(["--missing".into(), format!("packets: {first}").into()]);
         }
@@ -69,12 +72,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     process::run(cargo.args(measure))
 }
 
-/// Builds the object with the bench programs, or says why it can't be used here.
-fn bench_object(object: &std::path::Path) -> Result<(), String> {
+/// The compiler for the bench programs, or why they can't be built or run here.
+fn toolchain() -> Result<Toolchain, String> {
     machine::can_run_kernel_tests()?;
-    let toolchain = Toolchain::find().map_err(|error| error.to_string())?;
-    programs::build_programs_with(&toolchain, &Tree::committed(), &["bench"], object)
-        .map_err(|error| format!("{error:#}"))
+    Toolchain::find().map_err(|error| error.to_string())
 }
 
 fn cargo() -> Command {

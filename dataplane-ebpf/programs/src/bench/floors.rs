@@ -1,18 +1,8 @@
-//! What a packet costs at least: a look and an answer, a lookup in the kernel's own table, a route.
+//! What a packet costs at least: a look and an answer, a lookup in the kernel's own table.
 
-use aya_ebpf::{
-    bindings::{xdp_action, xdp_md},
-    btf_maps::LruHashMap,
-    macros::btf_map,
-};
-use dataplane_core::{
-    pipeline::{NextHop, Route, RouteQuery},
-    tables::{V4, V6},
-    wire::{Ipv4Address, Ipv6Address},
-};
+use aya_ebpf::{bindings::xdp_action, btf_maps::LruHashMap, macros::btf_map};
 
-use super::prelude::{PacketV4, PacketV6, Settings};
-use crate::helpers;
+use super::prelude::{PacketV4, PacketV6};
 
 /// As many as conntrack has by default; the loader sets others.
 const TABLE_ENTRIES: usize = 1 << 18;
@@ -119,48 +109,3 @@ macro_rules! lookup {
 
 lookup!(lookup_v4, fill_v4, PacketV4, LRU16, key16, is_ours_v4);
 lookup!(lookup_v6, fill_v6, PacketV6, LRU40, key40, is_ours_v6);
-
-/// A route and its neighbour, for the packet as it stands.
-macro_rules! route {
-    ($name:ident, $packet:ty, $family:ty, $route:ident, |$p:ident| $source:expr, $destination:expr) => {
-        #[inline(always)]
-        pub fn $name(context: *mut xdp_md, $p: $packet) -> u32 {
-            let Some(settings) = Settings::get() else { return xdp_action::XDP_ABORTED };
-            let query = RouteQuery::<$family> {
-                interface: settings.interface(),
-                source: $source,
-                destination: $destination,
-                protocol: TCP,
-                traffic_class: 0,
-                length: 84,
-            };
-            let mut hop = NextHop::default();
-            match helpers::$route(context.cast(), &query, &mut hop) {
-                Route::Forward if hop.resolved => xdp_action::XDP_TX,
-                _ => xdp_action::XDP_DROP,
-            }
-        }
-    };
-}
-
-route!(
-    fib_v4,
-    PacketV4,
-    V4,
-    route_v4,
-    |p| Ipv4Address(p.read::<u32, 26>()),
-    Ipv4Address(p.read::<u32, 30>())
-);
-route!(
-    fib_v6,
-    PacketV6,
-    V6,
-    route_v6,
-    |p| Ipv6Address(address_v6::<22>(p)),
-    Ipv6Address(address_v6::<38>(p))
-);
-
-#[inline(always)]
-fn address_v6<const OFFSET: usize>(packet: PacketV6) -> [u32; 4] {
-    packet.read::<[u32; 4], OFFSET>()
-}

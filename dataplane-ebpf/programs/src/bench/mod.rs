@@ -2,6 +2,7 @@
 //! is committed.
 
 mod config;
+mod fib;
 mod floors;
 mod prelude;
 
@@ -41,8 +42,8 @@ xdp_programs! {
     bench_lookup_v6: fresh_v6, |_context, packet| floors::lookup_v6(packet);
     bench_fill_v4: fresh_v4, |_context, packet| floors::fill_v4(packet);
     bench_fill_v6: fresh_v6, |_context, packet| floors::fill_v6(packet);
-    bench_fib_v4: fresh_v4, |context, packet| floors::fib_v4(context, packet);
-    bench_fib_v6: fresh_v6, |context, packet| floors::fib_v6(context, packet);
+    bench_fib_v4: fresh_v4, |context, packet| fib::lookup_v4(context, packet);
+    bench_fib_v6: fresh_v6, |context, packet| fib::lookup_v6(context, packet);
     bench_xdp_v4: fresh_v4, |context, _packet| crate::xdp::run(context);
     bench_xdp_v6: fresh_v6, |context, _packet| crate::xdp::run(context);
 }
