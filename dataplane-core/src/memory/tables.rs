@@ -183,3 +183,28 @@ impl Counters for MemoryCounters {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread, time::Duration};
+
+    use super::*;
+
+    /// The promise that everything stands on that is written anew.
+    #[test]
+    fn a_grace_period_ends_when_the_packets_under_way_have_left() {
+        let tables = MemoryTables::new(Capacity::small());
+        thread::scope(|scope| {
+            let packet = tables.enter();
+            let (said, heard) = mpsc::channel();
+            let tables = &tables;
+            scope.spawn(move || {
+                tables.synchronize().unwrap();
+                said.send(()).unwrap();
+            });
+            assert!(heard.recv_timeout(Duration::from_millis(100)).is_err(), "a packet is still under way");
+            drop(packet);
+            heard.recv_timeout(Duration::from_secs(10)).unwrap();
+        });
+    }
+}
