@@ -24,7 +24,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::{
     Arguments, Interrupt,
     config::{BACKEND_ECHO, BACKEND_HTTP, Config, Control, ECHO, HTTP, Role, virtual_addresses},
-    load,
+    load::{self, Stage},
     tally::{Packets, Summary, Tally},
 };
 
@@ -126,8 +126,7 @@ struct Traffic {
     received: Vec<Arc<AtomicU64>>,
     /// Requests of each kind.
     requests_each: u64,
-    /// Lets the requests go, once the downloads run.
-    go: Arc<AtomicU64>,
+    stage: Stage,
 }
 
 /// What became of the backend that was taken away.
@@ -145,7 +144,7 @@ impl Traffic {
             done: Vec::new(),
             received: Vec::new(),
             requests_each: u64::from(requests),
-            go: Arc::default(),
+            stage: Stage::default(),
         };
         for address in virtual_addresses(HTTP) {
             let received = Arc::new(AtomicU64::new(0));
@@ -161,14 +160,10 @@ impl Traffic {
             traffic.done.push(Arc::clone(&done_of_kind));
             for worker in 0..WORKERS {
                 let count = requests / WORKERS + u32::from(worker < requests % WORKERS);
-                let (done, go, interrupt) =
-                    (Arc::clone(&done_of_kind), Arc::clone(&traffic.go), interrupt.clone());
-                let work = move || {
-                    while go.load(Ordering::Acquire) == 0 && !interrupt.is_set() {
-                        thread::park_timeout(Duration::from_millis(20));
-                    }
-                    load::repeat(count, virtual_addresses(port), request, &done, &interrupt)
-                };
+                let (done, stage, interrupt) =
+                    (Arc::clone(&done_of_kind), traffic.stage.clone(), interrupt.clone());
+                let work =
+                    move || load::repeat(count, virtual_addresses(port), request, &done, &stage, &interrupt);
                 traffic.requests.push((kind, spawn(topology, work)));
             }
         }
@@ -191,7 +186,7 @@ impl Traffic {
         let busy: Vec<_> = servers.http.iter().map(|server| server.requests() > 0).collect();
         let backend = busy.iter().position(|busy| !busy).context("three backends serve two downloads?")?;
         let name = servers.http.get(backend).map_or("", HttpServer::name).to_owned();
-        self.go.store(1, Ordering::Release);
+        self.stage.reach(Stage::ALL_SERVE);
 
         // UDP is faster than HTTP: the edits come when the slower of them has done its third.
         let reach = |share: u64| {
@@ -203,6 +198,7 @@ impl Traffic {
         });
         config.set(backend, Role::Draining)?;
         control.wait_for(2)?;
+        self.stage.reach(Stage::DRAINED);
         // What was under way when the file was edited is let finish: the count stands still.
         let served = || {
             let http = servers.http.get(backend).map_or(0, HttpServer::requests);
@@ -217,6 +213,7 @@ impl Traffic {
         bar.suspend(|| println!("editing the file: {name} is gone, while the downloads go on"));
         config.set(backend, Role::Gone)?;
         control.wait_for(3)?;
+        self.stage.reach(Stage::GONE);
         self.wait_with(interrupt, "the rest of the requests", &bar, || reach(100))?;
         self.wait_with(interrupt, "the downloads to end", &bar, || {
             self.downloads.iter().all(|(_, thread)| thread.is_finished())
@@ -275,7 +272,7 @@ impl Traffic {
         let mut kinds =
             [("HTTP", Tally::default()), ("UDP", Tally::default()), ("long downloads", Tally::default())];
         // Nothing may keep waiting for the start where something went wrong before it.
-        self.go.store(1, Ordering::Release);
+        self.stage.reach(Stage::GONE);
         for (kind, thread) in self.requests {
             let tally = thread.join().map_err(|_| anyhow::anyhow!("a client's thread panicked"))?;
             if let Some((_, sum)) = kinds.iter_mut().find(|(name, _)| *name == kind) {

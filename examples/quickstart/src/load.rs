@@ -3,7 +3,11 @@
 use std::{
     net::SocketAddr,
     ops::ControlFlow,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
     time::Duration,
 };
 
@@ -32,16 +36,50 @@ pub fn echo(address: SocketAddr) -> Result<String, String> {
         .map_err(|error| error.to_string())
 }
 
-/// So many requests to two addresses in turn.
+/// How far the run is; clients wait for it, so that each stage has its share of requests.
+#[derive(Clone, Default)]
+pub struct Stage(Arc<AtomicU64>);
+
+impl Stage {
+    /// All backends serve; before that nobody asks but for the downloads.
+    pub const ALL_SERVE: u64 = 1;
+    /// One drains.
+    pub const DRAINED: u64 = 2;
+    /// It is gone.
+    pub const GONE: u64 = 3;
+
+    /// The run is here now.
+    pub fn reach(&self, stage: u64) {
+        self.0.fetch_max(stage, Ordering::Release);
+    }
+
+    fn wait_for(&self, stage: u64, interrupt: &Interrupt) {
+        while self.0.load(Ordering::Acquire) < stage && !interrupt.is_set() {
+            thread::park_timeout(Duration::from_millis(10));
+        }
+    }
+}
+
+/// So many requests to two addresses in turn: two thirds of them once all serve, the rest in halves once a backend
+/// drained and once it is gone.
 pub fn repeat(
     count: u32,
     addresses: [SocketAddr; 2],
     request: fn(SocketAddr) -> Result<String, String>,
     progress: &AtomicU64,
+    stage: &Stage,
     interrupt: &Interrupt,
 ) -> Tally {
     let mut tally = Tally::default();
-    for address in addresses.into_iter().cycle().take(count as usize) {
+    for (number, address) in (0..count).zip(addresses.into_iter().cycle()) {
+        stage.wait_for(
+            match number {
+                _ if number >= count / 6 * 5 => Stage::GONE,
+                _ if number >= count / 3 * 2 => Stage::DRAINED,
+                _ => Stage::ALL_SERVE,
+            },
+            interrupt,
+        );
         if interrupt.is_set() {
             break;
         }
@@ -51,7 +89,7 @@ pub fn repeat(
     tally
 }
 
-/// A long download, paced by the server; every byte is checked. `name` is who serves it, as found out beside.
+/// A long download, paced by the server; every byte is checked.
 pub fn download(
     address: SocketAddr,
     length: u64,

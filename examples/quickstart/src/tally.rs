@@ -90,3 +90,26 @@ impl Summary {
         println!("{requests} requests, {} failed", self.failed());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary(failures: usize, sent: u64, counted: u64, complaints: usize) -> Summary {
+        let mut tally = Tally::default();
+        tally.count(Ok("backend0".into()));
+        (0..failures).for_each(|_| tally.count(Err("refused".into())));
+        let complaints = (0..complaints).map(|_| "late".into()).collect();
+        Summary { kinds: vec![("HTTP", tally)], packets: Packets { sent, counted }, complaints }
+    }
+
+    /// What the README promises of the exit code.
+    #[test]
+    fn only_a_run_without_any_fault_is_good() {
+        assert!(summary(0, 9, 9, 0).is_good());
+        assert!(!summary(1, 9, 9, 0).is_good(), "a request failed");
+        assert!(!summary(0, 9, 8, 0).is_good(), "a packet went another way");
+        assert!(!summary(0, 8, 9, 0).is_good(), "somebody else's packets were counted");
+        assert!(!summary(0, 9, 9, 1).is_good(), "a removed backend answered");
+    }
+}
