@@ -199,11 +199,9 @@ impl Traffic {
         config.set(backend, Role::Draining)?;
         control.wait_for(2)?;
         self.stage.reach(Stage::DRAINED);
-        // What was under way when the file was edited is let finish: the count stands still.
-        let served = || {
-            let http = servers.http.get(backend).map_or(0, HttpServer::requests);
-            http + servers.echo.get(backend).map_or(0, UdpEchoServer::received)
-        };
+        // What was under way when the file was edited is let finish: the count stands still. Of UDP nothing is said: a
+        // port that a client gets a second time is an old flow, which a draining backend keeps.
+        let served = || servers.http.get(backend).map_or(0, HttpServer::requests);
         let mut answered_before = served();
         self.wait_with(interrupt, "the drained backend to get nothing new", &bar, || {
             thread::park_timeout(Duration::from_millis(100));

@@ -22,6 +22,8 @@ pub struct Known {
     pub backend: Option<usize>,
     /// Which life of the backend; see [`Lives`].
     pub life: u32,
+    /// Index of the frontend that it began with: with the frontend it ends.
+    pub index: Option<u32>,
     pub last: Duration,
     /// Whether either side has said that it ends.
     pub ending: bool,

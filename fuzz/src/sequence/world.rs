@@ -1,9 +1,10 @@
 //! A controller, a host and the model: does what happens, and checks it.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use dataplane_core::{
     Controller, NextWake, Precedence, SourceHandle,
+    abi::{ServiceKeyV4, ServiceKeyV6},
     memory::{MemoryTables, Outcome, SimulatedInterface, Simulator, Target},
     model::ServiceName,
     pipeline::{DropReason, Hook, PassReason, Verdict},
@@ -11,12 +12,13 @@ use dataplane_core::{
     source::CommitError,
     state::{Phase, RemovalGuard},
     tables::{Capacity, Store},
+    wire::Be16,
 };
 
 use super::{
     desired::Desired,
     flows::{Flows, Known, Lives},
-    ops::{self, At, BACKENDS, Flags, Object, Odd, Packet, Span, Wish},
+    ops::{self, At, BACKENDS, Flags, Object, Odd, Packet, Span, Virtual, Wish},
 };
 use crate::check;
 
@@ -147,8 +149,9 @@ impl World {
         let known = self.flows.get(&key);
         // The backend that this connection has for certain.
         let reopens = packet.flags == Flags::Syn && known.is_some_and(|known| known.ending);
+        let index = self.index(frontend);
         let bound = known
-            .filter(|known| known.is_certain(self.now) && !reopens)
+            .filter(|known| known.is_certain(self.now) && !reopens && index.is_some() && known.index == index)
             .and_then(|known| known.backend.filter(|&backend| lives.is_there_since(backend, known.life)));
 
         match out.verdict {
@@ -170,7 +173,7 @@ impl World {
                 let ending = packet.flags.ends() || goes_on.is_some_and(|known| known.ending);
                 // Where it went there before, it may still be to a former life of the backend.
                 let life = goes_on.map_or(lives.life(backend), |known| known.life);
-                let seen = Known { backend: Some(backend), life, last: self.now, ending };
+                let seen = Known { backend: Some(backend), life, index, last: self.now, ending };
                 self.flows.note(key, seen);
                 assert_eq!(
                     out.verdict == Verdict::Deliver,
@@ -190,7 +193,8 @@ impl World {
                 assert!(matches!(packet.odd, Odd::Big | Odd::BigToBeSplit), "{:?}", packet.odd);
                 // XDP may have opened the connection, to somebody.
                 if packet.xdp && bound.is_none() {
-                    let seen = Known { backend: None, life: 0, last: self.now, ending: packet.flags.ends() };
+                    let seen =
+                        Known { backend: None, life: 0, index, last: self.now, ending: packet.flags.ends() };
                     self.flows.note(key, seen);
                 }
             }
@@ -204,6 +208,23 @@ impl World {
         {
             known.ending = true;
         }
+    }
+
+    /// The index that a frontend has now, if it is served.
+    fn index(&self, frontend: Virtual) -> Option<u32> {
+        let (address, protocol) = (frontend.address(), frontend.protocol().number());
+        let port = Be16::new(address.port());
+        let found = match address.ip() {
+            IpAddr::V4(ip) => {
+                let key = ServiceKeyV4 { address: ip.into(), port, protocol, scope: 0 };
+                self.tables.services_v4().get(&key)
+            }
+            IpAddr::V6(ip) => {
+                let key = ServiceKeyV6 { address: ip.into(), port, protocol, scope: 0 };
+                self.tables.services_v6().get(&key)
+            }
+        };
+        found.expect("tables in memory answer").map(|found| found.index())
     }
 
     /// A backend's answer on a connection that was seen.
