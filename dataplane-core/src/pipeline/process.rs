@@ -4,7 +4,7 @@ use super::{
     Direction, DropReason, Environment, Hook, HopLimit, LeaveReason, Link, NextHop, Packet, ParseFamily,
     PassReason, Route, RouteQuery, Routes, Verdict,
     commit::{self, Opened},
-    decide::{Decision, decide, is_frontend},
+    decide::{Decision, decide, serves},
     workspace::{Workspace, Workspaces},
 };
 use crate::{
@@ -191,7 +191,7 @@ where
     let bytes = u64::from(headers.l3_length);
     let reply = matches!(flow.direction(), Direction::Reply);
     if reply
-        && !is_frontend::<F, E>(
+        && !serves::<F, E>(
             flow.frontend(),
             flow.source(),
             flow.source_port(),
