@@ -3,6 +3,7 @@
 //! For the agreement test, benches and tests of the verifier; feature `testing`.
 
 use std::{
+    mem::offset_of,
     os::fd::{AsFd, BorrowedFd},
     time::Duration,
 };
@@ -150,6 +151,22 @@ impl EbpfDataplane {
     /// # Errors
     /// [`Error::TestRun`], and [`Error::Object`] where it was not loaded.
     pub fn run_named(&self, name: &str, frame: &[u8], interface: u32, repeat: u32) -> Result<Outcome, Error> {
+        self.run_segmented(name, frame, interface, repeat, 0)
+    }
+
+    /// Runs a program as [`run_named`](Self::run_named) does, at tc on a packet which the kernel will split into segments
+    /// of `gso_size` bytes of payload each; 0 for one that it will not.
+    ///
+    /// # Errors
+    /// As [`run_named`](Self::run_named).
+    pub fn run_segmented(
+        &self,
+        name: &str,
+        frame: &[u8],
+        interface: u32,
+        repeat: u32,
+        gso_size: u32,
+    ) -> Result<Outcome, Error> {
         let mut out = vec![0; frame.len().saturating_add(HEADROOM)];
         let xdp = XdpMetadata {
             data_end: u32::try_from(frame.len()).unwrap_or(u32::MAX),
@@ -159,6 +176,7 @@ impl EbpfDataplane {
         let skb = SocketBuffer {
             ingress_ifindex: if name == EGRESS { 0 } else { interface },
             ifindex: interface,
+            gso_size,
             ..SocketBuffer::default()
         };
         let mut options = TestRunOptions::new();
@@ -226,13 +244,16 @@ struct SocketBuffer {
     before: [u32; 9],
     ingress_ifindex: u32,
     ifindex: u32,
-    after: [u32; 37],
+    between: [u32; 33],
+    gso_size: u32,
+    after: [u32; 3],
 }
 
 impl Default for SocketBuffer {
     fn default() -> Self {
-        Self { before: [0; 9], ingress_ifindex: 0, ifindex: 0, after: [0; 37] }
+        Self { before: [0; 9], ingress_ifindex: 0, ifindex: 0, between: [0; 33], gso_size: 0, after: [0; 3] }
     }
 }
 
 const _: () = assert!(size_of::<XdpMetadata>() == 24 && size_of::<SocketBuffer>() == 192);
+const _: () = assert!(offset_of!(SocketBuffer, gso_size) == 176);

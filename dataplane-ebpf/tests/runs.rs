@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::net::SocketAddr;
+
 use common::{Host, small};
 use dataplane_core::{
     abi::{InterfaceEntry, TestInput},
@@ -10,7 +12,11 @@ use dataplane_core::{
     tables::Store,
 };
 use dataplane_ebpf::{Error, testing::TestDataplane};
-use dataplane_testkit::require_kernel;
+use dataplane_testkit::{
+    fill::Filler,
+    frames::{Frame, flags},
+    require_kernel,
+};
 
 /// An ARP request, which is nobody's business.
 fn arp(destination: [u8; 6]) -> Vec<u8> {
@@ -52,6 +58,39 @@ fn a_frame_runs_through_each_program() {
         test.get(TestInput::Verdict),
         1 << 32 | u64::from(Verdict::Pass(PassReason::NotForHost).number())
     );
+}
+
+/// An IP header that says length 0 is that of a packet of more than 65,535 bytes where the kernel will split it, and
+/// nonsense elsewhere. RFC 2675 does not matter here: nothing of it is on the wire.
+#[test]
+fn length_0_is_read_where_the_kernel_will_split_the_packet() {
+    require_kernel!();
+    let host = Host::new("big");
+    host.address();
+    host.uplink.add_address("2001:db8::1/64".parse().unwrap()).unwrap();
+    let test = host.host.run(|| TestDataplane::open(small())).unwrap();
+    let (mac, index) = (host.uplink.mac().unwrap(), host.uplink.index());
+    let tables = test.plane().tables();
+    let mut filler = Filler::default();
+    for (client, service, backend, length_at) in [
+        ("192.0.2.2:40000", "203.0.113.10:80", "192.0.2.3:8080", 14 + 2),
+        ("[2001:db8::2]:40000", "[2001:db8::10]:80", "[2001:db8::3]:8080", 14 + 4),
+    ] {
+        let service: SocketAddr = service.parse().unwrap();
+        let backend = filler.backend(&*tables, backend.parse().unwrap(), true).unwrap();
+        let filled = filler.service(&*tables, service, 6, &[backend]).unwrap();
+        let frame = Frame::tcp(client.parse().unwrap(), service, flags::ACK).payload(&[7; 1000]);
+        let mut frame = frame.link(mac, [2, 0, 0, 0, 0, 1]).build();
+        frame[length_at..length_at + 2].fill(0);
+        for (gso_size, verdict) in [(500, Verdict::Deliver), (0, Verdict::Pass(PassReason::Malformed))] {
+            let run = || test.plane().run_segmented("forebay_ingress", &frame, index, 1, gso_size);
+            host.host.run(run).unwrap();
+            let seen = test.get(TestInput::Verdict);
+            assert_eq!(seen, 1 << 32 | u64::from(verdict.number()), "{service}, segments of {gso_size}");
+        }
+        let counters = tables.counters().service(filled.index).unwrap();
+        assert_eq!((counters.packets, counters.bytes), (1, frame.len() as u64 - 14), "{service}");
+    }
 }
 
 #[test]

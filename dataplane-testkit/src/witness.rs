@@ -8,8 +8,8 @@ use std::{
 
 use dataplane_core::{
     abi::{
-        BACKEND_DRAINING, BackendRef, BackendV4, BackendV6, FlowV4, FlowV6, SLOT_HEADER_WORDS, SLOT_LINE_WORDS, ServiceKeyV4,
-        ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader, TupleV4, TupleV6,
+        BACKEND_DRAINING, BackendRef, BackendV4, BackendV6, FlowV4, FlowV6, SLOT_HEADER_WORDS,
+        SLOT_LINE_WORDS, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader, TupleV4, TupleV6,
     },
     compile::ServiceKey,
     model::Frontend,

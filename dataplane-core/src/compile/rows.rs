@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use super::BackendKey;
 use crate::{
     abi::{
-        BACKEND_DRAINING, BACKEND_LOCAL, BackendRef, BackendV4, BackendV6, SLOT_HEADER_WORDS, SLOT_LINE_WORDS, ServiceKeyV4,
-        ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
+        BACKEND_DRAINING, BACKEND_LOCAL, BackendRef, BackendV4, BackendV6, SLOT_HEADER_WORDS,
+        SLOT_LINE_WORDS, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
     },
     model::{Frontend, IpFamily},
     tables::{Family, V4, V6},
@@ -154,8 +154,7 @@ mod tests {
     #[test]
     fn words_are_the_bytes_that_the_pipeline_reads() {
         let key = BackendKey { address: "192.0.2.1".parse().unwrap(), port: 0x1f90, local: true };
-        let row =
-            BackendRow { family: IpFamily::V4, index: 3, generation: 0x0102_0304, key, draining: true };
+        let row = BackendRow { family: IpFamily::V4, index: 3, generation: 0x0102_0304, key, draining: true };
         let (words, width) = row.words();
         let expected = [0x04, 0x03, 0x02, 0x01, 0x1f, 0x90, 3, 0, 192, 0, 2, 1, 0, 0, 0, 0];
         assert_eq!(words[..width].as_bytes(), expected);

@@ -5,8 +5,8 @@ use std::{net::IpAddr, sync::Arc};
 use super::{MemoryTables, clock_table::Entry, simulator::World};
 use crate::{
     abi::{
-        BackendRef, BackendV4, BackendV6, INTERFACE_PLACES, InterfaceEntry, ServiceCounters,
-        ServiceRef, ServiceWord, Setting, StateWord,
+        BackendRef, BackendV4, BackendV6, INTERFACE_PLACES, InterfaceEntry, ServiceCounters, ServiceRef,
+        ServiceWord, Setting, StateWord,
     },
     pipeline::{Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Tick, Verdict},
     tables::{Family, Flow, FlowEntry, InsertError, Lookup, V4, V6, WordArray},

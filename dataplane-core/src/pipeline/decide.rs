@@ -105,7 +105,15 @@ where
         Direction::Original if matches!(hook, Hook::Egress) => Judgement::Ignore,
         Direction::Original if expired => Judgement::Replace,
         // Its service is gone, or its index was given to another: whether the tuple is ours is asked anew.
-        Direction::Original if !serves::<F, E>(flow.frontend(), tuple.destination(), tuple.destination_port(), protocol, env) => {
+        Direction::Original
+            if !serves::<F, E>(
+                flow.frontend(),
+                tuple.destination(),
+                tuple.destination_port(),
+                protocol,
+                env,
+            ) =>
+        {
             Judgement::Replace
         }
         Direction::Original if seen.is_closed() && is_opening(protocol, headers.tcp_flags) => {

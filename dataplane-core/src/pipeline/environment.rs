@@ -2,9 +2,7 @@
 
 use super::{Hook, Routes, Tick, Verdict};
 use crate::{
-    abi::{
-        BACKEND_DRAINING, BACKEND_LOCAL, BackendV4, BackendV6, InterfaceEntry, ServiceCounters, Setting,
-    },
+    abi::{BACKEND_DRAINING, BACKEND_LOCAL, BackendV4, BackendV6, InterfaceEntry, ServiceCounters, Setting},
     tables::{Family, Lookup, V4, V6},
     wire::Be16,
 };

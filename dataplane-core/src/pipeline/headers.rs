@@ -130,7 +130,7 @@ impl ParseFamily for V4 {
             0 if frame.is_segmented() => frame.length().wrapping_sub(l3),
             length => length.into(),
         };
-        if l3.wrapping_add(l3_length) > frame.length() {
+        if l3_length < header_length || l3.wrapping_add(l3_length) > frame.length() {
             return Err(pass(PassReason::Malformed));
         }
         if ip.is_fragment() {
