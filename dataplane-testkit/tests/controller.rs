@@ -19,7 +19,7 @@ use dataplane_core::{
     model::{Backend, Frontend, Protocol, Service},
     source::{Precedence, SourceError, StopToken},
     state::{Phase, RegisterError, RemovalGuard},
-    tables::{Capacity, Store},
+    tables::{Capacity, Store, TableError, Tables},
 };
 use dataplane_testkit::{
     conformance::settle,
@@ -146,30 +146,12 @@ struct SlowGrace {
     graces: AtomicU64,
 }
 
-macro_rules! delegate {
-    ($($name:ident -> $kind:ty;)*) => {
-        $(fn $name(&self) -> $kind {
-            self.inner.$name()
-        })*
-    };
-}
-
 impl Store for SlowGrace {
-    delegate! {
-        services_v4 -> &dyn dataplane_core::tables::HashTable<dataplane_core::abi::ServiceKeyV4, dataplane_core::abi::ServiceRef>;
-        services_v6 -> &dyn dataplane_core::tables::HashTable<dataplane_core::abi::ServiceKeyV6, dataplane_core::abi::ServiceRef>;
-        service_words -> &dyn dataplane_core::tables::WordArray;
-        slots -> &dyn dataplane_core::tables::WordArray;
-        backends_v4 -> &dyn dataplane_core::tables::WordArray;
-        backends_v6 -> &dyn dataplane_core::tables::WordArray;
-        config -> &dyn dataplane_core::tables::WordArray;
-        interfaces -> &dyn dataplane_core::tables::WordArray;
-        conntrack_v4 -> &dyn dataplane_core::tables::HashTable<dataplane_core::abi::TupleV4, dataplane_core::abi::FlowV4>;
-        conntrack_v6 -> &dyn dataplane_core::tables::HashTable<dataplane_core::abi::TupleV6, dataplane_core::abi::FlowV6>;
-        counters -> &dyn dataplane_core::tables::Counters;
+    fn tables(&self) -> Tables<'_> {
+        self.inner.tables()
     }
 
-    fn synchronize(&self) -> Result<(), dataplane_core::tables::TableError> {
+    fn synchronize(&self) -> Result<(), TableError> {
         self.graces.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
