@@ -1,11 +1,14 @@
 //! Tables filled by hand: for tests of packets that shall not depend on the control half.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    mem,
+    net::{IpAddr, SocketAddr},
+};
 
 use dataplane_core::{
     abi::{
-        BACKEND_LOCAL, BackendRef, BackendV4, BackendV6, SLOT_HEADER_WORDS, SLOT_LINE_WORDS, ServiceKeyV4,
-        ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
+        BACKEND_DRAINING, BACKEND_LOCAL, BackendRef, BackendV4, BackendV6, SLOT_HEADER_WORDS,
+        SLOT_LINE_WORDS, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
     },
     tables::{Store, TableError},
     wire::Be16,
@@ -62,6 +65,17 @@ impl Filler {
             }
         }
         Ok(reference)
+    }
+
+    /// Marks a backend that no list sends new flows.
+    ///
+    /// # Errors
+    /// [`TableError`] where the store refuses.
+    pub fn drain_backend(&self, store: &dyn Store, backend: BackendRef, v6: bool) -> Result<(), TableError> {
+        let array = if v6 { store.backends_v6() } else { store.backends_v4() };
+        let mut first = array.load(backend.index(), 0).unwrap_or(0).to_ne_bytes();
+        first[mem::offset_of!(BackendV4, flags)] |= BACKEND_DRAINING;
+        array.store(backend.index(), &[u64::from_ne_bytes(first)])
     }
 
     /// Takes a backend away: whoever holds its generation finds it gone.

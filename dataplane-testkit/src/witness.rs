@@ -8,8 +8,8 @@ use std::{
 
 use dataplane_core::{
     abi::{
-        BackendRef, BackendV4, BackendV6, SLOT_HEADER_WORDS, SLOT_LINE_WORDS, ServiceKeyV4, ServiceKeyV6,
-        ServiceRef, ServiceWord, SlotHeader,
+        BACKEND_DRAINING, BackendRef, BackendV4, BackendV6, SLOT_HEADER_WORDS, SLOT_LINE_WORDS, ServiceKeyV4,
+        ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
     },
     compile::ServiceKey,
     model::Frontend,
@@ -36,6 +36,10 @@ pub struct Witness {
     backends_v4: WatchedWords,
     backends_v6: WatchedWords,
 }
+
+/// Where a backend's flags stand in its first word, in both families.
+const FLAGS: usize = std::mem::offset_of!(BackendV4, flags);
+const _: () = assert!(FLAGS == std::mem::offset_of!(BackendV6, flags) && FLAGS < 8);
 
 /// Which array of backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,6 +110,33 @@ impl Witness {
         resolve(&*self.inner, frontend)
     }
 
+    /// Checks the marks of draining: a backend has it exactly where no list of a frontend in the hash names it. Once all
+    /// is applied and every grace period over, this holds.
+    ///
+    /// # Panics
+    /// Where a backend has the mark or lacks it wrongly.
+    pub fn marks_match_lists(&self) {
+        let store = &*self.inner;
+        let named: BTreeSet<(Array, u32)> = references(store)
+            .into_iter()
+            .flat_map(|(array, found, key)| {
+                let (_, list) = follow(store, array, found, key.tag());
+                let entries = list[SLOT_HEADER_WORDS as usize..].to_vec();
+                entries.into_iter().map(move |entry| (array, BackendRef(entry).index()))
+            })
+            .collect();
+        for (array, table) in [(Array::V4, store.backends_v4()), (Array::V6, store.backends_v6())] {
+            for index in 0..table.capacity() {
+                let living = table.load(index, 0).expect("an index within the backends") as u32 != 0;
+                let marked = is_marked(store, array, index);
+                assert!(
+                    !living || marked != named.contains(&(array, index)),
+                    "backend {index} of {array:?}: marked {marked}"
+                );
+            }
+        }
+    }
+
     /// What is in the tables: frontends, words that point somewhere, and backends with a generation.
     ///
     /// # Panics
@@ -149,6 +180,20 @@ pub fn resolve(store: &dyn Store, frontend: &Frontend) -> Option<Vec<SocketAddr>
     Some(addresses(store, array, &list))
 }
 
+/// What the hash has at this moment.
+fn references(store: &dyn Store) -> Vec<(Array, ServiceRef, ServiceKey)> {
+    let mut keys: Vec<(Array, ServiceRef, ServiceKey)> = Vec::new();
+    for entry in store.services_v4().entries() {
+        let (key, found) = entry.expect("readable tables");
+        keys.push((Array::V4, found, ServiceKey::V4(key)));
+    }
+    for entry in store.services_v6().entries() {
+        let (key, found) = entry.expect("readable tables");
+        keys.push((Array::V6, found, ServiceKey::V6(key)));
+    }
+    keys
+}
+
 /// Follows a reference that the hash has at this moment: all of it must be there.
 fn follow(store: &dyn Store, array: Array, found: ServiceRef, tag: u32) -> (u32, Vec<u64>) {
     assert_eq!(found.tag(), tag, "{found:?}: the hash names a tag that is not its key's");
@@ -172,16 +217,34 @@ fn read_list(store: &dyn Store, array: Array, base: u32) -> Vec<u64> {
         let backend = read_backend(store, array, entry.index());
         assert_ne!(entry.generation(), 0, "list {base} names nobody");
         assert_eq!(backend[0] as u32, entry.generation(), "list {base} names {entry:?}, who is gone");
+        assert!(!is_marked(store, array, entry.index()), "list {base} names {entry:?}, who drains");
     }
     words
 }
 
-fn read_backend(store: &dyn Store, array: Array, index: u32) -> Vec<u64> {
-    let table = match array {
+fn backends(store: &dyn Store, array: Array) -> &dyn WordArray {
+    match array {
         Array::V4 => store.backends_v4(),
         Array::V6 => store.backends_v6(),
-    };
-    (0..table.width()).map(|word| table.load(index, word).expect("an index within the backends")).collect()
+    }
+}
+
+/// Whether a backend has the mark of draining.
+fn is_marked(store: &dyn Store, array: Array, index: u32) -> bool {
+    let first = backends(store, array).load(index, 0).expect("an index within the backends");
+    first.to_ne_bytes()[FLAGS] & BACKEND_DRAINING != 0
+}
+
+fn read_backend(store: &dyn Store, array: Array, index: u32) -> Vec<u64> {
+    let table = backends(store, array);
+    let mut words: Vec<u64> = (0..table.width())
+        .map(|word| table.load(index, word).expect("an index within the backends"))
+        .collect();
+    // The mark comes and goes under readers: either way they find who they looked for.
+    let mut first = words[0].to_ne_bytes();
+    first[FLAGS] &= !BACKEND_DRAINING;
+    words[0] = u64::from_ne_bytes(first);
+    words
 }
 
 fn addresses(store: &dyn Store, array: Array, list: &[u64]) -> Vec<SocketAddr> {
@@ -208,16 +271,7 @@ impl Readers {
     /// Sends a reader on its way through everything, and looks after those that are under way.
     fn check(&mut self, store: &dyn Store) {
         self.checks += 1;
-        let mut keys: Vec<(Array, ServiceRef, ServiceKey)> = Vec::new();
-        for entry in store.services_v4().entries() {
-            let (key, found) = entry.expect("readable tables");
-            keys.push((Array::V4, found, ServiceKey::V4(key)));
-        }
-        for entry in store.services_v6().entries() {
-            let (key, found) = entry.expect("readable tables");
-            keys.push((Array::V6, found, ServiceKey::V6(key)));
-        }
-        for (array, found, key) in keys {
+        for (array, found, key) in references(store) {
             let (base, list) = follow(store, array, found, key.tag());
             if let Some(allowed) = self.allowed.get(&key) {
                 let addresses = addresses(store, array, &list);

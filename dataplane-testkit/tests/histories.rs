@@ -251,6 +251,7 @@ impl World {
             let expected = self.winner(&frontend).map(leads_to);
             assert_eq!(self.witness.resolve(&frontend), expected, "{frontend}");
         }
+        self.witness.marks_match_lists();
     }
 
     /// Where there was not room for all: who is there is there as desired, and who is refused has a reason.

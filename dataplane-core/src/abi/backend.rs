@@ -14,6 +14,9 @@ word_of_two! {
 
 /// Flag of a backend: its packets go to the host's own stack.
 pub const BACKEND_LOCAL: u8 = 1;
+/// Flag of a backend: no list sends it new flows. It may come and go while the backend stands, and shares a word with
+/// the generation, so that both are read at once.
+pub const BACKEND_DRAINING: u8 = 2;
 
 /// A backend of IPv4 services.
 ///
@@ -26,7 +29,7 @@ pub struct BackendV4 {
     pub generation: u32,
     /// The port.
     pub port: Be16,
-    /// [`BACKEND_LOCAL`].
+    /// [`BACKEND_LOCAL`] and [`BACKEND_DRAINING`].
     pub flags: u8,
     /// 0.
     pub reserved: u8,
@@ -44,7 +47,7 @@ pub struct BackendV6 {
     pub generation: u32,
     /// The port.
     pub port: Be16,
-    /// [`BACKEND_LOCAL`].
+    /// [`BACKEND_LOCAL`] and [`BACKEND_DRAINING`].
     pub flags: u8,
     /// 0.
     pub reserved: u8,

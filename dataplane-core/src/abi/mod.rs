@@ -18,7 +18,7 @@ mod flow;
 mod interface;
 mod service;
 
-pub use backend::{BACKEND_LOCAL, BackendRef, BackendV4, BackendV6};
+pub use backend::{BACKEND_DRAINING, BACKEND_LOCAL, BackendRef, BackendV4, BackendV6};
 pub use config::{CONFIG_WORDS, Setting, TEST_INPUT_WORDS, TestInput};
 pub use counters::{COUNTERS, ServiceCounters, counter_index};
 pub use flow::{FLOW_LOCAL, FLOW_REPLY, FlowV4, FlowV6, StateWord, TupleV4, TupleV6};

@@ -22,7 +22,27 @@ struct Place {
     generation: u32,
     /// How many lists hold it.
     holders: u32,
-    written: bool,
+    /// How many of them send it new flows.
+    selectors: u32,
+    /// What surely stands in the table: whether the row says that it drains. `None` where no row does surely.
+    written: Option<bool>,
+}
+
+impl Place {
+    fn drains(&self) -> bool {
+        self.selectors == 0
+    }
+}
+
+/// What a backend lost with a holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// One of several.
+    Holder,
+    /// The last one that sent it new flows: its row must say so.
+    LastSelector,
+    /// The last one: nobody holds it.
+    LastHolder,
 }
 
 impl Backends {
@@ -30,12 +50,14 @@ impl Backends {
         Self { family, table, by_key: HashMap::new(), places: Vec::new(), indexes: Indexes::new(capacity) }
     }
 
-    /// Finds or gives the backend a place, and counts one more holder.
-    pub fn hold(&mut self, key: BackendKey) -> Result<u32, Refusal> {
+    /// Finds or gives the backend a place, and counts one more holder, which sends it new flows or not.
+    pub fn hold(&mut self, key: BackendKey, selects: bool) -> Result<u32, Refusal> {
         let vacant = match self.by_key.entry(key) {
             Entry::Occupied(index) => {
                 let index = *index.get();
-                self.places[index as usize].holders += 1;
+                let place = &mut self.places[index as usize];
+                place.holders += 1;
+                place.selectors += u32::from(selects);
                 return Ok(index);
             }
             Entry::Vacant(vacant) => vacant,
@@ -50,7 +72,7 @@ impl Backends {
             Some(place) => place.generation.checked_add(1).unwrap_or(1),
             None => 1,
         };
-        let place = Place { key, generation, holders: 1, written: false };
+        let place = Place { key, generation, holders: 1, selectors: selects.into(), written: None };
         match self.places.get_mut(index as usize) {
             Some(old) => *old = place,
             None => self.places.push(place),
@@ -58,11 +80,16 @@ impl Backends {
         Ok(index)
     }
 
-    /// Counts one holder less; tells whether there is none left.
-    pub fn let_go(&mut self, index: u32) -> bool {
+    /// Counts one holder less, who `selected` it for new flows or did not.
+    pub fn let_go(&mut self, index: u32, selected: bool) -> Loss {
         let place = &mut self.places[index as usize];
         place.holders -= 1;
-        place.holders == 0
+        place.selectors -= u32::from(selected);
+        match place.holders {
+            0 => Loss::LastHolder,
+            _ if selected && place.drains() => Loss::LastSelector,
+            _ => Loss::Holder,
+        }
     }
 
     /// Takes the place from a backend that nobody holds: whoever wants this backend from now on gets another place.
@@ -81,17 +108,31 @@ impl Backends {
         self.indexes.give_back(index);
     }
 
+    /// The row as it is to be now.
     pub fn row(&self, index: u32) -> BackendRow {
-        let Place { key, generation, .. } = self.places[index as usize];
-        BackendRow { family: self.family, index, generation, key }
+        let place = &self.places[index as usize];
+        let (family, draining) = (self.family, place.drains());
+        BackendRow { family, index, generation: place.generation, key: place.key, draining }
     }
 
+    /// Whether the row surely stands in the table as it is to be.
     pub fn is_written(&self, index: u32) -> bool {
-        self.places[index as usize].written
+        let place = &self.places[index as usize];
+        place.written == Some(place.drains())
     }
 
-    pub fn set_written(&mut self, index: u32) {
-        self.places[index as usize].written = true;
+    /// Whether somebody holds the backend of this place.
+    pub fn is_held(&self, index: u32) -> bool {
+        self.places[index as usize].holders > 0
+    }
+
+    /// A row is about to be written: until it was, nobody knows what stands there.
+    pub fn may_be_written(&mut self, index: u32) {
+        self.places[index as usize].written = None;
+    }
+
+    pub fn was_written(&mut self, row: &BackendRow) {
+        self.places[row.index as usize].written = Some(row.draining);
     }
 
     /// Places that are not free, those that wait for their grace period too.
@@ -111,33 +152,58 @@ mod tests {
     #[test]
     fn a_place_is_shared_and_given_out_again_under_a_new_generation() {
         let mut backends = Backends::new(IpFamily::V4, "backends_v4", 2);
-        let first = backends.hold(key(1)).unwrap();
-        assert_eq!(backends.hold(key(1)), Ok(first));
-        let second = backends.hold(key(2)).unwrap();
+        let first = backends.hold(key(1), true).unwrap();
+        assert_eq!(backends.hold(key(1), true), Ok(first));
+        let second = backends.hold(key(2), true).unwrap();
         assert_ne!(first, second);
-        assert!(matches!(backends.hold(key(3)), Err(Refusal::NoRoom { needed: 1, capacity: 2, .. })));
+        assert!(matches!(backends.hold(key(3), true), Err(Refusal::NoRoom { needed: 1, capacity: 2, .. })));
 
-        assert!(!backends.let_go(first));
-        assert!(backends.let_go(first));
+        assert_eq!(backends.let_go(first, true), Loss::Holder);
+        assert_eq!(backends.let_go(first, true), Loss::LastHolder);
         // Whoever comes before it is retired finds it as it was.
         let generation = backends.row(first).generation;
-        assert_eq!(backends.hold(key(1)), Ok(first));
+        assert_eq!(backends.hold(key(1), true), Ok(first));
         assert!(!backends.retire(first));
-        assert!(backends.let_go(first) && backends.retire(first) && !backends.retire(first));
-        assert!(backends.hold(key(1)).is_err());
+        assert_eq!(backends.let_go(first, true), Loss::LastHolder);
+        assert!(backends.retire(first) && !backends.retire(first));
+        assert!(backends.hold(key(1), true).is_err());
         backends.give_back(first);
-        assert_eq!(backends.hold(key(3)), Ok(first));
+        assert_eq!(backends.hold(key(3), true), Ok(first));
         assert_eq!(backends.row(first).generation, generation + 1);
+    }
+
+    #[test]
+    fn a_backend_drains_once_nobody_sends_it_new_flows() {
+        let mut backends = Backends::new(IpFamily::V4, "backends_v4", 1);
+        let index = backends.hold(key(1), true).unwrap();
+        assert!(!backends.is_written(index) && !backends.row(index).draining);
+        backends.was_written(&backends.row(index));
+        assert!(backends.is_written(index));
+
+        backends.hold(key(1), false).unwrap();
+        assert!(backends.is_written(index), "another holder that drains it changes nothing");
+        assert_eq!(backends.let_go(index, true), Loss::LastSelector);
+        assert!(backends.row(index).draining && !backends.is_written(index));
+        backends.may_be_written(index);
+
+        // A write that failed may have happened: that it is as before is not known.
+        backends.hold(key(1), true).unwrap();
+        assert!(!backends.row(index).draining && !backends.is_written(index));
+        backends.was_written(&backends.row(index));
+        assert_eq!(backends.let_go(index, false), Loss::Holder);
+        assert!(backends.is_written(index) && backends.is_held(index));
+        assert_eq!(backends.let_go(index, true), Loss::LastHolder);
     }
 
     #[test]
     fn generations_are_never_0() {
         let mut backends = Backends::new(IpFamily::V4, "backends_v4", 1);
-        let index = backends.hold(key(1)).unwrap();
+        let index = backends.hold(key(1), true).unwrap();
         backends.places[0].generation = u32::MAX;
-        assert!(backends.let_go(index) && backends.retire(index));
+        assert_eq!(backends.let_go(index, true), Loss::LastHolder);
+        assert!(backends.retire(index));
         backends.give_back(index);
-        assert_eq!(backends.hold(key(2)), Ok(index));
+        assert_eq!(backends.hold(key(2), true), Ok(index));
         assert_eq!(backends.row(index).generation, 1);
     }
 }

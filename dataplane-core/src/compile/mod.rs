@@ -10,7 +10,7 @@ mod lines;
 mod rows;
 mod shares;
 
-pub(crate) use backends::Backends;
+pub(crate) use backends::{Backends, Loss};
 pub(crate) use indexes::Indexes;
 pub use lines::Lines;
 pub use rows::{BackendRow, FrontendRow, ListRow, Rows, ServiceKey, list_words};

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use super::BackendKey;
 use crate::{
     abi::{
-        BACKEND_LOCAL, BackendRef, BackendV4, BackendV6, SLOT_HEADER_WORDS, SLOT_LINE_WORDS, ServiceKeyV4,
-        ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
+        BACKEND_DRAINING, BACKEND_LOCAL, BackendRef, BackendV4, BackendV6, SLOT_HEADER_WORDS,
+        SLOT_LINE_WORDS, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
     },
     model::{Frontend, IpFamily},
     tables::{Family, V4, V6},
@@ -35,6 +35,8 @@ pub struct BackendRow {
     pub generation: u32,
     /// What.
     pub key: BackendKey,
+    /// Whether no list sends it new flows.
+    pub draining: bool,
 }
 
 impl BackendRow {
@@ -47,7 +49,8 @@ impl BackendRow {
     pub fn words(&self) -> ([u64; 4], usize) {
         let BackendKey { address, port, local } = self.key;
         let (generation, port) = (self.generation, Be16::new(port));
-        let flags = if local { BACKEND_LOCAL } else { 0 };
+        let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+        let flags = flag(local, BACKEND_LOCAL) | flag(self.draining, BACKEND_DRAINING);
         match address {
             IpAddr::V4(v4) => {
                 let row = BackendV4 { generation, port, flags, address: v4.into(), ..BackendV4::default() };
@@ -151,13 +154,13 @@ mod tests {
     #[test]
     fn words_are_the_bytes_that_the_pipeline_reads() {
         let key = BackendKey { address: "192.0.2.1".parse().unwrap(), port: 0x1f90, local: true };
-        let row = BackendRow { family: IpFamily::V4, index: 3, generation: 0x0102_0304, key };
+        let row = BackendRow { family: IpFamily::V4, index: 3, generation: 0x0102_0304, key, draining: true };
         let (words, width) = row.words();
-        let expected = [0x04, 0x03, 0x02, 0x01, 0x1f, 0x90, 1, 0, 192, 0, 2, 1, 0, 0, 0, 0];
+        let expected = [0x04, 0x03, 0x02, 0x01, 0x1f, 0x90, 3, 0, 192, 0, 2, 1, 0, 0, 0, 0];
         assert_eq!(words[..width].as_bytes(), expected);
 
         let key = BackendKey { address: "2001:db8::7".parse().unwrap(), port: 80, local: false };
-        let (words, width) = BackendRow { family: IpFamily::V6, key, ..row }.words();
+        let (words, width) = BackendRow { family: IpFamily::V6, key, draining: false, ..row }.words();
         assert_eq!(words[..width].as_bytes()[..12], [4, 3, 2, 1, 0, 80, 0, 0, 0x20, 1, 0x0d, 0xb8]);
         assert_eq!(words[..width].as_bytes()[20..], [0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0]);
     }

@@ -5,8 +5,8 @@ use std::{net::IpAddr, sync::Arc};
 use super::{MemoryTables, clock_table::Entry, simulator::World};
 use crate::{
     abi::{
-        BACKEND_LOCAL, BackendRef, BackendV4, BackendV6, INTERFACE_PLACES, InterfaceEntry, ServiceCounters,
-        ServiceRef, ServiceWord, Setting, StateWord,
+        BackendRef, BackendV4, BackendV6, INTERFACE_PLACES, InterfaceEntry, ServiceCounters, ServiceRef,
+        ServiceWord, Setting, StateWord,
     },
     pipeline::{Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Tick, Verdict},
     tables::{Family, Flow, FlowEntry, InsertError, Lookup, V4, V6, WordArray},
@@ -46,12 +46,8 @@ macro_rules! lookup {
                 for (word, position) in words.iter_mut().zip(0..) {
                     *word = array.load(backend.index(), position)?;
                 }
-                let entry: $backend = zerocopy::transmute!(words);
-                (entry.generation == backend.generation() && entry.generation != 0).then_some(Backend {
-                    address: entry.address,
-                    port: entry.port,
-                    local: entry.flags & BACKEND_LOCAL != 0,
-                })
+                let row: $backend = zerocopy::transmute!(words);
+                Backend::<$family>::of_generation(&row, backend.generation())
             }
 
             fn flow(&self, tuple: &<$family as Family>::Tuple) -> Option<Self::Entry> {

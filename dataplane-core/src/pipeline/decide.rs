@@ -94,7 +94,8 @@ where
     E: Environment + Lookup<F>,
 {
     let seen = Seen::from(flow.state());
-    let protocol = headers.tuple.protocol();
+    let tuple = &headers.tuple;
+    let protocol = tuple.protocol();
     let expired = seen.is_dying() || is_expired(flow.last_seen(), now, env.setting(seen.timeout(protocol)));
     match flow.direction() {
         // A reply is translated back as long as its entry lives, whatever became of the backend.
@@ -104,35 +105,39 @@ where
         Direction::Original if matches!(hook, Hook::Egress) => Judgement::Ignore,
         Direction::Original if expired => Judgement::Replace,
         // Its service is gone, or its index was given to another: whether the tuple is ours is asked anew.
-        Direction::Original if !serves_original::<F, E>(flow.frontend(), &headers.tuple, env) => {
+        Direction::Original
+            if !serves::<F, E>(
+                flow.frontend(),
+                tuple.destination(),
+                tuple.destination_port(),
+                protocol,
+                env,
+            ) =>
+        {
             Judgement::Replace
         }
         Direction::Original if seen.is_closed() && is_opening(protocol, headers.tcp_flags) => {
             Judgement::Replace
         }
-        Direction::Original => {
-            if Lookup::<F>::backend(env, flow.backend()).is_some() {
-                Judgement::Use
-            } else {
+        Direction::Original => match Lookup::<F>::backend(env, flow.backend()) {
+            None => Judgement::Replace,
+            // Who is still trying to connect is to come to a backend that takes new connections. A SYN on a connection
+            // that stands changes nothing: it may be forged, and where the client means it the backend's answer makes
+            // the client reset the old one (RFC 9293, 3.10.7.4).
+            Some(backend)
+                if backend.draining && !seen.is_confirmed() && is_opening(protocol, headers.tcp_flags) =>
+            {
                 Judgement::Replace
             }
-        }
+            Some(_) => Judgement::Use,
+        },
     }
-}
-
-#[inline(always)]
-fn serves_original<F, E>(index: u32, tuple: &F::Tuple, env: &E) -> bool
-where
-    F: Family,
-    E: Environment + Lookup<F>,
-{
-    is_frontend::<F, E>(index, tuple.destination(), tuple.destination_port(), tuple.protocol(), env)
 }
 
 /// Whether this index is that of the frontend with this address, port and protocol: flows live for hours, and the index
 /// may have been given to another since.
 #[inline(always)]
-pub(super) fn is_frontend<F, E>(index: u32, address: F::Address, port: Be16, protocol: u8, env: &E) -> bool
+pub(super) fn serves<F, E>(index: u32, address: F::Address, port: Be16, protocol: u8, env: &E) -> bool
 where
     F: Family,
     E: Environment + Lookup<F>,

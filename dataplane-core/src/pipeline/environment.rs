@@ -2,7 +2,7 @@
 
 use super::{Hook, Routes, Tick, Verdict};
 use crate::{
-    abi::{InterfaceEntry, ServiceCounters, Setting},
+    abi::{BACKEND_DRAINING, BACKEND_LOCAL, BackendV4, BackendV6, InterfaceEntry, ServiceCounters, Setting},
     tables::{Family, Lookup, V4, V6},
     wire::Be16,
 };
@@ -37,4 +37,29 @@ pub struct Backend<F: Family> {
     pub port: Be16,
     /// Whether it is on this host.
     pub local: bool,
+    /// Whether no list sends it new flows.
+    pub draining: bool,
 }
+
+macro_rules! backend_of_row {
+    ($family:ty, $row:ty) => {
+        impl Backend<$family> {
+            /// The backend in this row of the array, if it still has this generation.
+            #[inline(always)]
+            pub fn of_generation(row: &$row, generation: u32) -> Option<Self> {
+                if row.generation != generation || row.generation == 0 {
+                    return None;
+                }
+                Some(Self {
+                    address: row.address,
+                    port: row.port,
+                    local: row.flags & BACKEND_LOCAL != 0,
+                    draining: row.flags & BACKEND_DRAINING != 0,
+                })
+            }
+        }
+    };
+}
+
+backend_of_row!(V4, BackendV4);
+backend_of_row!(V6, BackendV6);

@@ -126,7 +126,10 @@ impl ParseFamily for V4 {
     ) -> Result<(), Verdict> {
         let ip: Ipv4Header = frame.read(l3).ok_or(pass(PassReason::Malformed))?;
         let header_length = ip.header_length().ok_or(pass(PassReason::Malformed))?;
-        let l3_length = u32::from(ip.total_length.get());
+        let l3_length = match ip.total_length.get() {
+            0 if frame.is_segmented() => frame.length().wrapping_sub(l3),
+            length => length.into(),
+        };
         if l3.wrapping_add(l3_length) > frame.length() {
             return Err(pass(PassReason::Malformed));
         }
@@ -176,7 +179,10 @@ impl ParseFamily for V6 {
         into: &mut Headers<Self>,
     ) -> Result<(), Verdict> {
         let ip: Ipv6Header = frame.read(l3).ok_or(pass(PassReason::Malformed))?;
-        let l3_length = Ipv6Header::LENGTH.wrapping_add(ip.payload_length.get().into());
+        let l3_length = match ip.payload_length.get() {
+            0 if frame.is_segmented() => frame.length().wrapping_sub(l3),
+            length => Ipv6Header::LENGTH.wrapping_add(length.into()),
+        };
         let end = l3.wrapping_add(l3_length);
         if !ip.has_version() || end > frame.length() {
             return Err(pass(PassReason::Malformed));

@@ -4,7 +4,7 @@ use super::{
     Direction, DropReason, Environment, Hook, HopLimit, LeaveReason, Link, NextHop, Packet, ParseFamily,
     PassReason, Route, RouteQuery, Routes, Verdict,
     commit::{self, Opened},
-    decide::{Decision, decide, is_frontend},
+    decide::{Decision, decide, serves},
     workspace::{Workspace, Workspaces},
 };
 use crate::{
@@ -191,13 +191,7 @@ where
     let bytes = u64::from(headers.l3_length);
     let reply = matches!(flow.direction(), Direction::Reply);
     if reply
-        && !is_frontend::<F, E>(
-            flow.frontend(),
-            flow.source(),
-            flow.source_port(),
-            headers.tuple.protocol(),
-            env,
-        )
+        && !serves::<F, E>(flow.frontend(), flow.source(), flow.source_port(), headers.tuple.protocol(), env)
     {
         // The frontend is gone: its counters are another's by now, or nobody's.
         return Ok(verdict);

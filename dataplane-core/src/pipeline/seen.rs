@@ -62,6 +62,12 @@ impl Seen {
         self.0 & Self::RESET != 0 || self.0 & both == both
     }
 
+    /// Whether the client went on after the backend's answer.
+    #[inline(always)]
+    pub const fn is_confirmed(self) -> bool {
+        self.0 & Self::CONFIRMED != 0
+    }
+
     /// Whether the entry is being replaced.
     #[inline(always)]
     pub const fn is_dying(self) -> bool {
@@ -71,7 +77,7 @@ impl Seen {
     /// Which time-out holds.
     #[inline(always)]
     pub const fn timeout(self, protocol: u8) -> Setting {
-        let confirmed = self.0 & Self::CONFIRMED != 0;
+        let confirmed = self.is_confirmed();
         if protocol != PROTOCOL_TCP {
             if confirmed { Setting::UdpStream } else { Setting::Udp }
         } else if self.is_closed() {

@@ -37,7 +37,7 @@ impl Tick {
     }
 }
 
-/// How long flows are kept without a packet.
+/// How long flows are kept without a packet. Less than [`SHORTEST`](Timeouts::SHORTEST) counts as that.
 ///
 /// Defaults are those that people of the field expect: 60 s for a TCP connection that is opening, 6 h established,
 /// 10 s closing; UDP 60 s unanswered and 180 s with traffic both ways.
@@ -68,17 +68,28 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
+    /// The shortest time-out, in milliseconds: twice as long as the pause between two refreshes of a flow that has
+    /// packets all the time.
+    pub const SHORTEST: u64 = 2_200;
+
     /// The time-outs as they stand in the configuration: a word of ticks each.
     pub const fn settings(&self) -> [(Setting, u64); 5] {
         [
-            (Setting::TcpOpening, Tick::ticks_of_milliseconds(self.tcp_opening) as u64),
-            (Setting::TcpEstablished, Tick::ticks_of_milliseconds(self.tcp_established) as u64),
-            (Setting::TcpClosing, Tick::ticks_of_milliseconds(self.tcp_closing) as u64),
-            (Setting::Udp, Tick::ticks_of_milliseconds(self.udp) as u64),
-            (Setting::UdpStream, Tick::ticks_of_milliseconds(self.udp_stream) as u64),
+            (Setting::TcpOpening, Self::ticks(self.tcp_opening)),
+            (Setting::TcpEstablished, Self::ticks(self.tcp_established)),
+            (Setting::TcpClosing, Self::ticks(self.tcp_closing)),
+            (Setting::Udp, Self::ticks(self.udp)),
+            (Setting::UdpStream, Self::ticks(self.udp_stream)),
         ]
     }
+
+    const fn ticks(milliseconds: u64) -> u64 {
+        let milliseconds = if milliseconds < Self::SHORTEST { Self::SHORTEST } else { milliseconds };
+        Tick::ticks_of_milliseconds(milliseconds) as u64
+    }
 }
+
+const _: () = assert!(Tick::ticks_of_milliseconds(Timeouts::SHORTEST) >= 2 * Tick::REFRESH);
 
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects)]

@@ -5,10 +5,10 @@ use std::vec::IntoIter;
 use super::{Op, Presence, ledger::Ledger};
 use crate::{
     abi::{SLOT_LINE_WORDS, ServiceKeyV4, ServiceKeyV6, ServiceRef},
-    compile::{BackendRow, FrontendRow, ListRow, ServiceKey, list_words},
+    compile::{FrontendRow, ListRow, ServiceKey, list_words},
     model::{Frontend, IpFamily},
     state::ServiceId,
-    tables::{BatchError, HashTable, Store, TableError},
+    tables::{BatchError, HashTable, Store, TableError, WordArray},
 };
 
 /// The plan of one service, and how it went.
@@ -42,7 +42,7 @@ pub(super) fn apply(jobs: &mut [Job], ledger: &mut Ledger, store: &dyn Store) {
         for (place, job) in jobs.iter_mut().enumerate() {
             while let Some(op) = job.next_of(step) {
                 let done = match op {
-                    Op::WriteBackend(row) => write_backend(&row, ledger, store),
+                    Op::WriteBackend(row) => write_backend(row.family, row.index, ledger, store),
                     Op::WriteList(row) => write_list(job.id, &row, &mut words, ledger, store),
                     Op::SetWord { frontend, base } => set_word(job.id, &frontend, base, ledger, store),
                     Op::ClearWord(frontend) => clear_word(&frontend, ledger, store),
@@ -63,18 +63,28 @@ pub(super) fn apply(jobs: &mut [Job], ledger: &mut Ledger, store: &dyn Store) {
     }
 }
 
-fn write_backend(row: &BackendRow, ledger: &mut Ledger, store: &dyn Store) -> Result<(), TableError> {
-    // Another service that shares it may have been first.
-    if !ledger.is_written(row) {
+/// Writes the row of a backend where it does not stand as it is to be.
+pub(super) fn write_backend(
+    family: IpFamily,
+    index: u32,
+    ledger: &mut Ledger,
+    store: &dyn Store,
+) -> Result<(), TableError> {
+    // Another service that shares it may have been first, or may have found it draining no more since the plan was made.
+    if let Some(row) = ledger.write_backend(family, index) {
         let (words, width) = row.words();
-        let table = match row.family {
-            IpFamily::V4 => store.backends_v4(),
-            IpFamily::V6 => store.backends_v6(),
-        };
-        table.store(row.index, &words[..width])?;
-        ledger.backend_was_written(row);
+        backends(family, store).store(index, &words[..width])?;
+        ledger.backend_was_written(&row);
     }
     Ok(())
+}
+
+/// The array of a family's backends.
+pub(super) fn backends(family: IpFamily, store: &dyn Store) -> &dyn WordArray {
+    match family {
+        IpFamily::V4 => store.backends_v4(),
+        IpFamily::V6 => store.backends_v6(),
+    }
 }
 
 fn write_list(

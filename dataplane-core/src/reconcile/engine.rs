@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::{
     Usage,
-    apply::{Job, apply},
+    apply::{Job, apply, backends, write_backend},
     backoff::Backoff,
     ledger::Ledger,
     limbo::{Limbo, Release},
@@ -235,16 +235,24 @@ impl Engine {
     fn release_one(&mut self, release: Release, now: Duration) -> (usize, bool) {
         match release {
             Release::List(list) => {
-                let mut unheld = Vec::new();
-                let held = self.ledger.free_list(list, |family, index| unheld.push((family, index)));
-                for (family, index) in unheld {
-                    self.clear_generation(family, index, now);
+                let mut lost = Vec::new();
+                let held = self.ledger.free_list(list, |release| lost.push(release));
+                for release in lost {
+                    self.release_one(release, now);
                 }
                 (held + 1, true)
             }
             Release::Holder(family, index) => {
-                if self.ledger.let_go(family, index) {
-                    self.clear_generation(family, index, now);
+                if let Some(release) = self.ledger.let_go(family, index, false) {
+                    self.release_one(release, now);
+                }
+                (1, false)
+            }
+            Release::Selection(family, index) => {
+                // It may be gone by now, or have got another holder that sends it new flows.
+                if self.ledger.is_held(family, index) {
+                    let written = write_backend(family, index, &mut self.ledger, &*self.store);
+                    self.succeeded(written, release, now);
                 }
                 (1, false)
             }
@@ -270,11 +278,7 @@ impl Engine {
     /// Clears the generation of a backend that nobody holds. A packet may have read it a moment ago and be reading the
     /// rest: only after another grace period its place is free.
     fn clear_generation(&mut self, family: IpFamily, index: u32, now: Duration) {
-        let table = match family {
-            IpFamily::V4 => self.store.backends_v4(),
-            IpFamily::V6 => self.store.backends_v6(),
-        };
-        let cleared = table.store(index, &[0]);
+        let cleared = backends(family, &*self.store).store(index, &[0]);
         if self.succeeded(cleared, Release::Generation(family, index), now) {
             self.limbo.add(Release::BackendIndex(family, index), now);
         }

@@ -5,7 +5,7 @@ use hashbrown::HashMap;
 use super::{Footprint, FrontendFootprint, Presence, Word, limbo::Release};
 use crate::{
     abi::{BackendRef, SLOT_LINE_WORDS, map},
-    compile::{BackendRow, Backends, FrontendRow, Indexes, Lines, ListRow, Rows, shares},
+    compile::{BackendRow, Backends, FrontendRow, Indexes, Lines, ListRow, Loss, Rows, shares},
     model::{Frontend, IpFamily, Service},
     slab::Slab,
     state::{Refusal, ServiceId},
@@ -101,6 +101,13 @@ struct List {
 struct Held {
     index: u32,
     times: u16,
+}
+
+impl Held {
+    /// Whether the list sends it new flows.
+    fn is_selected(self) -> bool {
+        self.times > 0
+    }
 }
 
 impl Ledger {
@@ -225,10 +232,11 @@ impl Ledger {
         });
         if found.is_err() {
             let pool = self.backends(family);
-            for Held { index, .. } in held.drain(..) {
+            for held in held.drain(..) {
                 // Nobody wrote a backend yet that only this attempt held.
-                if pool.let_go(index) && pool.retire(index) {
-                    pool.give_back(index);
+                let loss = pool.let_go(held.index, held.is_selected());
+                if loss == Loss::LastHolder && pool.retire(held.index) {
+                    pool.give_back(held.index);
                 }
             }
         }
@@ -239,7 +247,7 @@ impl Ledger {
     fn hold_all(&mut self, family: IpFamily, service: &Service, held: &mut Vec<Held>) -> Result<(), Refusal> {
         let pool = self.backends(family);
         for share in shares(service) {
-            held.push(Held { index: pool.hold(share.backend)?, times: share.times });
+            held.push(Held { index: pool.hold(share.backend, share.times > 0)?, times: share.times });
         }
         held.sort_unstable_by_key(|held| held.index);
         Ok(())
@@ -249,7 +257,7 @@ impl Ledger {
     fn has_entries(&self, list: u32, family: IpFamily, held: &[Held]) -> bool {
         self.lists.get(list).is_some_and(|list| {
             let entries =
-                |held: &'_ [Held]| held.iter().filter(|held| held.times > 0).copied().collect::<Vec<_>>();
+                |held: &'_ [Held]| held.iter().filter(|held| held.is_selected()).copied().collect::<Vec<_>>();
             list.family == family && (&*list.held == held || entries(&list.held) == entries(held))
         })
     }
@@ -265,11 +273,13 @@ impl Ledger {
         } else {
             std::mem::replace(&mut list.held, held.into()).into_vec()
         };
-        for Held { index, .. } in old {
-            if held.binary_search_by_key(&index, |held| held.index).is_ok() {
-                self.backends(family).let_go(index);
+        for old in old {
+            if held.binary_search_by_key(&old.index, |held| held.index).is_ok() {
+                // It was held once more a moment ago, in the same way.
+                self.backends(family).let_go(old.index, old.is_selected());
             } else {
-                self.unlinked.push(Release::Holder(family, index));
+                // Only what took no new flows can be missing: the entries are the same.
+                self.unlinked.push(Release::Holder(family, old.index));
             }
         }
     }
@@ -382,12 +392,23 @@ impl Ledger {
         }
     }
 
-    pub fn is_written(&self, row: &BackendRow) -> bool {
-        self.backends_of(row.family).is_written(row.index)
+    /// The row of a backend as it is to be now, unless it surely stands so in the table. It is about to be written.
+    pub fn write_backend(&mut self, family: IpFamily, index: u32) -> Option<BackendRow> {
+        let pool = self.backends(family);
+        if pool.is_written(index) {
+            return None;
+        }
+        pool.may_be_written(index);
+        Some(pool.row(index))
     }
 
     pub fn backend_was_written(&mut self, row: &BackendRow) {
-        self.backends(row.family).set_written(row.index);
+        self.backends(row.family).was_written(row);
+    }
+
+    /// Whether somebody holds this backend.
+    pub fn is_held(&self, family: IpFamily, index: u32) -> bool {
+        self.backends_of(family).is_held(index)
     }
 
     pub fn list_was_written(&mut self, id: ServiceId) {
@@ -474,23 +495,28 @@ impl Ledger {
     }
 
     /// Frees a list after its grace period; what it held it holds no more. Returns how many that were.
-    pub fn free_list(&mut self, list: u32, mut unheld: impl FnMut(IpFamily, u32)) -> usize {
+    pub fn free_list(&mut self, list: u32, mut lost: impl FnMut(Release)) -> usize {
         let Some(List { family, base, lines, held, .. }) = self.lists.remove(list) else {
             return 0;
         };
         self.lines.give_back(base, lines);
-        for Held { index, .. } in &held {
-            if self.let_go(family, *index) {
-                unheld(family, *index);
+        for held in &held {
+            if let Some(release) = self.let_go(family, held.index, held.is_selected()) {
+                lost(release);
             }
         }
         held.len()
     }
 
-    /// Counts one holder of a backend less; tells whether it was the last, so that its generation must be cleared.
-    pub fn let_go(&mut self, family: IpFamily, index: u32) -> bool {
+    /// Counts one holder of a backend less, who `selected` it for new flows or did not; tells what is to be done where
+    /// it was the last one.
+    pub fn let_go(&mut self, family: IpFamily, index: u32, selected: bool) -> Option<Release> {
         let pool = self.backends(family);
-        pool.let_go(index) && pool.retire(index)
+        match pool.let_go(index, selected) {
+            Loss::Holder => None,
+            Loss::LastSelector => Some(Release::Selection(family, index)),
+            Loss::LastHolder => pool.retire(index).then_some(Release::Generation(family, index)),
+        }
     }
 
     pub fn free_frontend_index(&mut self, index: u32) {

@@ -13,6 +13,8 @@ pub(super) enum Release {
     Holder(IpFamily, u32),
     /// Index of a frontend's word and counters.
     FrontendIndex(u32),
+    /// A backend that no list sends new flows any more: its row is to say so.
+    Selection(IpFamily, u32),
     /// A backend that nobody holds: its generation is to be cleared.
     Generation(IpFamily, u32),
     /// Index of a backend whose generation is cleared.

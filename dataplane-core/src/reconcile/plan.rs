@@ -105,7 +105,7 @@ mod tests {
 
     fn backend(index: u32) -> BackendRow {
         let key = BackendKey { address: "192.0.2.1".parse().unwrap(), port: 80 + index as u16, local: false };
-        BackendRow { family: IpFamily::V4, index, generation: 1, key }
+        BackendRow { family: IpFamily::V4, index, generation: 1, key, draining: false }
     }
 
     fn rows(base: u32, backends: &[u32], frontends: &[u32]) -> Rows {

@@ -34,6 +34,12 @@ pub trait Frame {
         let _ = headers;
         l3_length
     }
+
+    /// Whether the kernel will split this frame into segments (GSO). Then its IP header may say that it has length 0:
+    /// it is longer than 65,535 bytes ("BIG TCP", Linux 5.19 for IPv6 and 6.3 for IPv4).
+    fn is_segmented(&self) -> bool {
+        false
+    }
 }
 
 /// Plain bytes in memory.

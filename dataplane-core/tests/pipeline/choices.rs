@@ -34,6 +34,45 @@ fn a_draining_backend_keeps_its_connections_and_gets_no_new_ones() {
 }
 
 #[test]
+fn who_still_tries_to_connect_to_a_draining_backend_gets_another() {
+    for cast in [V4, V6] {
+        let mut host = Host::new();
+        let draining = host.backend(cast.backend);
+        let active = host.backend(cast.other_backend);
+        let service = host.service(cast.service, TCP, &[draining]);
+        let syn = tcp(cast.client, cast.service, SYN);
+        host.client_sends(&syn);
+        host.point(service, &[active]);
+        host.drain(draining, cast);
+
+        let straggler = tcp(cast.client, cast.service, ACK);
+        assert_forwarded(&host.client_sends(&straggler), &straggler, cast.client, cast.backend);
+        assert_forwarded(&host.client_sends(&syn), &syn, cast.client, cast.other_backend);
+        assert_eq!((host.counters(service).flows, host.entries()), (2, 2));
+    }
+}
+
+#[test]
+fn a_syn_moves_no_connection_that_stands_from_a_draining_backend() {
+    for cast in [V4, V6] {
+        let mut host = Host::new();
+        let draining = host.backend(cast.backend);
+        let active = host.backend(cast.other_backend);
+        let service = host.service(cast.service, TCP, &[draining]);
+        host.client_sends(&tcp(cast.client, cast.service, SYN));
+        host.backend_sends(&tcp(cast.backend, cast.client, SYN | ACK));
+        host.client_sends(&tcp(cast.client, cast.service, ACK));
+        host.point(service, &[active]);
+        host.drain(draining, cast);
+
+        for flags in [SYN, ACK | PSH] {
+            let frame = tcp(cast.client, cast.service, flags);
+            assert_forwarded(&host.client_sends(&frame), &frame, cast.client, cast.backend);
+        }
+    }
+}
+
+#[test]
 fn the_connections_of_a_backend_that_is_gone_get_another() {
     for cast in [V4, V6] {
         let mut host = Host::new();

@@ -100,6 +100,12 @@ impl Host {
         self.filler.point(&**self.simulator.tables(), service, list).unwrap();
     }
 
+    /// Marks a backend that no list sends new flows.
+    pub fn drain(&mut self, backend: BackendRef, cast: Cast) {
+        let v6 = address(cast.backend).is_ipv6();
+        self.filler.drain_backend(&**self.simulator.tables(), backend, v6).unwrap();
+    }
+
     pub fn remove(&mut self, backend: BackendRef, cast: Cast) {
         let v6 = address(cast.backend).is_ipv6();
         self.filler.remove_backend(&**self.simulator.tables(), backend, v6).unwrap();

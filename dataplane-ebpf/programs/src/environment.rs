@@ -4,7 +4,7 @@ use core::{cell::Cell, ffi::c_void};
 
 use dataplane_core::{
     abi::{
-        BACKEND_LOCAL, BackendRef, InterfaceEntry, ServiceCounters, ServiceRef, ServiceWord, Setting,
+        BackendRef, InterfaceEntry, ServiceCounters, ServiceRef, ServiceWord, Setting,
         StateWord, TestInput, counter_index,
     },
     pipeline::{Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Tick, Verdict},
@@ -72,15 +72,8 @@ macro_rules! family {
 
             #[inline(always)]
             fn backend(&self, backend: BackendRef) -> Option<Backend<$family>> {
-                let entry = maps::$maps::backend(backend.index())?;
-                if entry.generation != backend.generation() || entry.generation == 0 {
-                    return None;
-                }
-                Some(Backend {
-                    address: entry.address,
-                    port: entry.port,
-                    local: entry.flags & BACKEND_LOCAL != 0,
-                })
+                let row = maps::$maps::backend(backend.index())?;
+                Backend::<$family>::of_generation(&row, backend.generation())
             }
 
             #[inline(always)]

@@ -80,6 +80,11 @@ impl Frame for SkbPacket {
         let payload = self.skb.gso_size();
         if payload == 0 { l3_length } else { headers.wrapping_add(payload) }
     }
+
+    #[inline(always)]
+    fn is_segmented(&self) -> bool {
+        self.skb.gso_size() != 0
+    }
 }
 
 impl Packet for SkbPacket {

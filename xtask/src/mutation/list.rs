@@ -47,8 +47,8 @@ pub const MUTATIONS: &[Mutation] = &[
         name: "gone-backend",
         breaks: "decide: a backend's generation is not compared, flows stay with one that is gone",
         file: "dataplane-core/src/pipeline/decide.rs",
-        from: "if Lookup::<F>::backend(env, flow.backend()).is_some() {",
-        to: "if flow.backend().generation() != 0 {",
+        from: "None => Judgement::Replace,",
+        to: "None => Judgement::Use,",
     },
     Mutation {
         name: "closed-connection",
