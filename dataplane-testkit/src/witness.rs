@@ -8,12 +8,12 @@ use std::{
 
 use dataplane_core::{
     abi::{
-        BACKEND_DRAINING, BackendRef, BackendV4, BackendV6, FlowV4, FlowV6, SLOT_HEADER_WORDS,
-        SLOT_LINE_WORDS, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader, TupleV4, TupleV6,
+        BACKEND_DRAINING, BackendRef, BackendV4, BackendV6, SLOT_HEADER_WORDS, SLOT_LINE_WORDS, ServiceKeyV4,
+        ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
     },
     compile::ServiceKey,
     model::Frontend,
-    tables::{Counters, Entries, HashTable, Store, TableError, WordArray},
+    tables::{Entries, HashTable, Store, TableError, Tables, WordArray},
 };
 use zerocopy::IntoBytes;
 
@@ -432,48 +432,16 @@ impl WordArray for WatchedWords {
 }
 
 impl Store for Witness {
-    fn services_v4(&self) -> &dyn HashTable<ServiceKeyV4, ServiceRef> {
-        &self.services_v4
-    }
-
-    fn services_v6(&self) -> &dyn HashTable<ServiceKeyV6, ServiceRef> {
-        &self.services_v6
-    }
-
-    fn service_words(&self) -> &dyn WordArray {
-        &self.service_words
-    }
-
-    fn slots(&self) -> &dyn WordArray {
-        &self.slots
-    }
-
-    fn backends_v4(&self) -> &dyn WordArray {
-        &self.backends_v4
-    }
-
-    fn backends_v6(&self) -> &dyn WordArray {
-        &self.backends_v6
-    }
-
-    fn config(&self) -> &dyn WordArray {
-        self.inner.config()
-    }
-
-    fn interfaces(&self) -> &dyn WordArray {
-        self.inner.interfaces()
-    }
-
-    fn conntrack_v4(&self) -> &dyn HashTable<TupleV4, FlowV4> {
-        self.inner.conntrack_v4()
-    }
-
-    fn conntrack_v6(&self) -> &dyn HashTable<TupleV6, FlowV6> {
-        self.inner.conntrack_v6()
-    }
-
-    fn counters(&self) -> &dyn Counters {
-        self.inner.counters()
+    fn tables(&self) -> Tables<'_> {
+        Tables {
+            services_v4: &self.services_v4,
+            services_v6: &self.services_v6,
+            service_words: &self.service_words,
+            slots: &self.slots,
+            backends_v4: &self.backends_v4,
+            backends_v6: &self.backends_v6,
+            ..self.inner.tables()
+        }
     }
 
     fn synchronize(&self) -> Result<(), TableError> {

@@ -16,10 +16,10 @@ use dataplane_core::{
     ControlSource, Controller, NextWake, Revision, Running, SourceHandle, WaitError,
     control::{Applied, ControllerBuilder, RunningSource},
     memory::MemoryTables,
-    model::{Backend, Frontend, Protocol, Service},
+    model::{Backend, Frontend, Protocol, Service, Weight},
     source::{Precedence, SourceError, StopToken},
     state::{Phase, RegisterError, RemovalGuard},
-    tables::{Capacity, Store},
+    tables::{Capacity, Store, TableError, Tables},
 };
 use dataplane_testkit::{
     conformance::settle,
@@ -146,30 +146,12 @@ struct SlowGrace {
     graces: AtomicU64,
 }
 
-macro_rules! delegate {
-    ($($name:ident -> $kind:ty;)*) => {
-        $(fn $name(&self) -> $kind {
-            self.inner.$name()
-        })*
-    };
-}
-
 impl Store for SlowGrace {
-    delegate! {
-        services_v4 -> &dyn dataplane_core::tables::HashTable<dataplane_core::abi::ServiceKeyV4, dataplane_core::abi::ServiceRef>;
-        services_v6 -> &dyn dataplane_core::tables::HashTable<dataplane_core::abi::ServiceKeyV6, dataplane_core::abi::ServiceRef>;
-        service_words -> &dyn dataplane_core::tables::WordArray;
-        slots -> &dyn dataplane_core::tables::WordArray;
-        backends_v4 -> &dyn dataplane_core::tables::WordArray;
-        backends_v6 -> &dyn dataplane_core::tables::WordArray;
-        config -> &dyn dataplane_core::tables::WordArray;
-        interfaces -> &dyn dataplane_core::tables::WordArray;
-        conntrack_v4 -> &dyn dataplane_core::tables::HashTable<dataplane_core::abi::TupleV4, dataplane_core::abi::FlowV4>;
-        conntrack_v6 -> &dyn dataplane_core::tables::HashTable<dataplane_core::abi::TupleV6, dataplane_core::abi::FlowV6>;
-        counters -> &dyn dataplane_core::tables::Counters;
+    fn tables(&self) -> Tables<'_> {
+        self.inner.tables()
     }
 
-    fn synchronize(&self) -> Result<(), dataplane_core::tables::TableError> {
+    fn synchronize(&self) -> Result<(), TableError> {
         self.graces.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -298,24 +280,88 @@ fn one_change_among_many_touches_no_other_service() {
     assert_eq!(cost(&remove), 2);
 }
 
+/// Needs almost all lines of the slot table and almost all backends: a second one fits only where the first was.
+fn large(port: u16) -> Service {
+    large_from(port, 0)
+}
+
+/// The same, with other backends for another `first`.
+fn large_from(port: u16, first: u8) -> Service {
+    let backends = (first..first + 60).map(|host| {
+        let weight = Weight::new(if host == first { 1 } else { 16 }).unwrap();
+        Backend::new([192, 0, port as u8, host].into(), 8080).unwrap().with_weight(weight)
+    });
+    let frontend = Frontend::new("203.0.113.9".parse().unwrap(), port, Protocol::Tcp).unwrap();
+    Service::builder(&format!("large{port}")).frontend(frontend).backends(backends).build().unwrap()
+}
+
 #[test]
 fn room_that_is_about_to_be_free_is_waited_for() {
     let control = Controller::builder(tables()).removal_guard(RemovalGuard::off()).build();
     let agent = control.register("agent", Precedence::default()).unwrap();
     agent.synced();
     let mut now = Duration::ZERO;
-    let large = |port: u16| {
-        let hosts = (0..60u8).map(|host| Backend::new([192, 0, 2, host].into(), 8080).unwrap());
-        let weighed = hosts.enumerate().map(|(n, backend)| {
-            backend.with_weight(dataplane_core::model::Weight::new(if n == 0 { 1 } else { 16 }).unwrap())
-        });
-        let frontend = Frontend::new("203.0.113.9".parse().unwrap(), port, Protocol::Tcp).unwrap();
-        Service::builder(&format!("large{port}")).frontend(frontend).backends(weighed).build().unwrap()
-    };
-    // Each needs almost all lines: the next one fits only where the last one was.
     for port in 1..10 {
         let revision = agent.replace([large(port)]).unwrap();
         now = settle(&control, now);
         assert_eq!(control.wait_applied(revision, Duration::ZERO), Ok(()), "port {port}");
     }
+}
+
+/// Steps to the end; whoever looks in between is never told that the revision is incomplete.
+fn is_applied_in_the_end(control: &Controller, revision: Revision, mut now: Duration) -> Duration {
+    loop {
+        let wake = control.step(now);
+        match control.wait_applied(revision, Duration::ZERO) {
+            Ok(()) => return now,
+            Err(WaitError::Timeout { .. }) => {}
+            Err(error) => panic!("it was given up before what makes room for it was free: {error}"),
+        }
+        match wake {
+            NextWake::Now => {}
+            NextWake::At(time) => now = now.max(time),
+            other => panic!("{other:?}: nobody goes on"),
+        }
+    }
+}
+
+#[test]
+fn each_commit_of_a_service_has_its_own_time_to_find_room() {
+    let control = Controller::builder(tables()).removal_guard(RemovalGuard::off()).build();
+    let agent = control.register("agent", Precedence::default()).unwrap();
+    agent.synced();
+    agent.replace([large(1)]).unwrap();
+    let mut now = settle(&control, Duration::ZERO);
+    for _ in 0..5 {
+        let refused = agent.transaction().upsert(large(2)).commit().unwrap();
+        now = settle(&control, now);
+        let error = control.wait_applied(refused, Duration::ZERO).unwrap_err();
+        assert!(matches!(error, WaitError::Incomplete { services: 1, .. }), "{error}");
+    }
+    let revision = agent.transaction().remove(large(1).name()).upsert(large(2)).commit().unwrap();
+    is_applied_in_the_end(&control, revision, now);
+}
+
+#[test]
+fn a_commit_that_changes_nothing_renews_the_time_to_find_room() {
+    let store = Arc::new(FaultyStore::new(tables(), 0, 0));
+    let control = Controller::builder(store.clone()).removal_guard(RemovalGuard::off()).build();
+    let agent = control.register("agent", Precedence::default()).unwrap();
+    agent.synced();
+    agent.replace([large(1), service(1, &[1])]).unwrap();
+    let mut now = settle(&control, Duration::ZERO);
+    // What was removed waits for a grace period that does not come, and so does the large one.
+    agent.transaction().remove(service(1, &[]).name()).commit().unwrap();
+    control.step(now);
+    store.fail_one_in(1);
+    for first in [2, 1, 0] {
+        let postponed = agent.transaction().upsert(large_from(2, first)).commit().unwrap();
+        now += Duration::from_millis(1);
+        control.step(now);
+        let error = control.wait_applied(postponed, Duration::ZERO).unwrap_err();
+        assert_eq!(error, WaitError::Timeout { revision: postponed });
+    }
+    store.heal();
+    let revision = agent.transaction().remove(large(1).name()).upsert(large(2)).commit().unwrap();
+    is_applied_in_the_end(&control, revision, now);
 }

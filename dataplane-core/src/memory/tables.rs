@@ -11,7 +11,7 @@ use crate::{
         ServiceKeyV6, ServiceRef, Setting, TupleV4, TupleV6, counter_index, map,
     },
     pipeline::{Hook, Timeouts, Verdict},
-    tables::{Capacity, Cause, Counters, HashTable, Operation, Store, TableError, WordArray},
+    tables::{Capacity, Cause, Counters, Operation, Store, TableError, Tables, WordArray},
 };
 
 /// Every table of a dataplane, in RAM, with the capacities and failures of the kernel's.
@@ -73,48 +73,20 @@ impl MemoryTables {
 }
 
 impl Store for MemoryTables {
-    fn services_v4(&self) -> &dyn HashTable<ServiceKeyV4, ServiceRef> {
-        &self.services_v4
-    }
-
-    fn services_v6(&self) -> &dyn HashTable<ServiceKeyV6, ServiceRef> {
-        &self.services_v6
-    }
-
-    fn service_words(&self) -> &dyn WordArray {
-        &self.service_words
-    }
-
-    fn slots(&self) -> &dyn WordArray {
-        &self.slots
-    }
-
-    fn backends_v4(&self) -> &dyn WordArray {
-        &self.backends_v4
-    }
-
-    fn backends_v6(&self) -> &dyn WordArray {
-        &self.backends_v6
-    }
-
-    fn config(&self) -> &dyn WordArray {
-        &self.config
-    }
-
-    fn interfaces(&self) -> &dyn WordArray {
-        &self.interfaces
-    }
-
-    fn conntrack_v4(&self) -> &dyn HashTable<TupleV4, FlowV4> {
-        &self.conntrack_v4
-    }
-
-    fn conntrack_v6(&self) -> &dyn HashTable<TupleV6, FlowV6> {
-        &self.conntrack_v6
-    }
-
-    fn counters(&self) -> &dyn Counters {
-        &self.counters
+    fn tables(&self) -> Tables<'_> {
+        Tables {
+            services_v4: &self.services_v4,
+            services_v6: &self.services_v6,
+            service_words: &self.service_words,
+            slots: &self.slots,
+            backends_v4: &self.backends_v4,
+            backends_v6: &self.backends_v6,
+            config: &self.config,
+            interfaces: &self.interfaces,
+            conntrack_v4: &self.conntrack_v4,
+            conntrack_v6: &self.conntrack_v6,
+            counters: &self.counters,
+        }
     }
 
     fn synchronize(&self) -> Result<(), TableError> {

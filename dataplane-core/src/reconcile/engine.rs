@@ -21,6 +21,7 @@ use super::{
 use crate::{
     compile::Rows,
     model::IpFamily,
+    source::Revision,
     state::{DesiredState, Failure, Outcome, Refusal, ServiceId, Work},
     tables::{Cause, Store, TableError},
 };
@@ -60,7 +61,8 @@ impl Default for Settings {
 const RELEASES: usize = 4096;
 
 /// How often a service for which there is no room is tried before it is refused, if more may become free. What is in
-/// limbo is free after two grace periods.
+/// limbo is free after two grace periods. Each commit that names the service has as many attempts: what made room for
+/// it may have been unlinked by that very commit.
 const PATIENCE: u32 = 3;
 
 /// Refused services tried again when something was released.
@@ -168,9 +170,7 @@ impl Engine {
             self.retries.suspend(job.id);
         }
         self.limbo.hurry();
-        let attempts = self.refused.waiting.entry(job.id).or_default();
-        *attempts = attempts.saturating_add(1);
-        if *attempts <= PATIENCE && (self.limbo.len() > 0 || job.error.is_some()) {
+        if self.refused.attempts(work) <= PATIENCE && (self.limbo.len() > 0 || job.error.is_some()) {
             return Outcome::Postponed;
         }
         tracing::warn!(service = %work.name, %refusal, "a service was refused");
@@ -312,15 +312,31 @@ impl Engine {
 /// Services for which there was no room.
 #[derive(Debug, Default)]
 struct Refused {
-    /// With how often they were tried.
-    waiting: BTreeMap<ServiceId, u32>,
+    waiting: BTreeMap<ServiceId, Patience>,
     /// How many of them are to be tried again since something was released.
     chances: usize,
     /// Who was tried last.
     last: Option<ServiceId>,
 }
 
+/// How often a service was tried for the newest commit that named it.
+#[derive(Debug, Default)]
+struct Patience {
+    newest: Option<Revision>,
+    attempts: u32,
+}
+
 impl Refused {
+    /// Counts an attempt, from one again where somebody has committed the service since the last.
+    fn attempts(&mut self, work: &Work) -> u32 {
+        let patience = self.waiting.entry(work.id).or_default();
+        if work.newest() > patience.newest {
+            *patience = Patience { newest: work.newest(), attempts: 0 };
+        }
+        patience.attempts = patience.attempts.saturating_add(1);
+        patience.attempts
+    }
+
     /// The next one in turn that is to be tried again.
     fn next(&mut self) -> Option<ServiceId> {
         self.chances = self.chances.checked_sub(1)?;

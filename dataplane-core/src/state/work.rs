@@ -24,6 +24,13 @@ pub(crate) struct Work {
     lost_some: bool,
 }
 
+impl Work {
+    /// The newest commit that waits for it; none where it is tried again and whoever waited was told.
+    pub fn newest(&self) -> Option<Revision> {
+        self.waiting.iter().max().copied()
+    }
+}
+
 /// What became of a service that was taken.
 #[derive(Debug)]
 pub(crate) enum Outcome {

@@ -14,4 +14,6 @@ pub use capacity::Capacity;
 pub use family::{Family, Flow, Tuple, V4, V6};
 pub use lookup::{FlowEntry, InsertError, Lookup};
 #[cfg(feature = "std")]
-pub use store::{BatchError, Cause, Counters, Entries, HashTable, Operation, Store, TableError, WordArray};
+pub use store::{
+    BatchError, Cause, Counters, Entries, HashTable, Operation, Store, TableError, Tables, WordArray,
+};

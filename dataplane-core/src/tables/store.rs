@@ -7,29 +7,32 @@ use crate::{
 
 /// Every table of a dataplane. Object-safe, so that a controller does not care
 /// whether they are in the kernel.
+///
+/// Who implements it says which tables there are, all at once, and how to wait for a grace period; the accessors of
+/// single tables follow from that. Tables that stand in front of others name those that they change and take the rest
+/// over:
+///
+/// ```
+/// use dataplane_core::tables::{Store, TableError, Tables, WordArray};
+///
+/// struct OtherSlots<S, W> {
+///     inner: S,
+///     slots: W,
+/// }
+///
+/// impl<S: Store, W: WordArray + 'static> Store for OtherSlots<S, W> {
+///     fn tables(&self) -> Tables<'_> {
+///         Tables { slots: &self.slots, ..self.inner.tables() }
+///     }
+///
+///     fn synchronize(&self) -> Result<(), TableError> {
+///         self.inner.synchronize()
+///     }
+/// }
+/// ```
 pub trait Store: Send + Sync + 'static {
-    /// Frontends of IPv4 services.
-    fn services_v4(&self) -> &dyn HashTable<ServiceKeyV4, ServiceRef>;
-    /// Frontends of IPv6 services.
-    fn services_v6(&self) -> &dyn HashTable<ServiceKeyV6, ServiceRef>;
-    /// A [`ServiceWord`](crate::abi::ServiceWord) for each frontend; one word wide.
-    fn service_words(&self) -> &dyn WordArray;
-    /// Lists of backends; one word wide.
-    fn slots(&self) -> &dyn WordArray;
-    /// [`BackendV4`](crate::abi::BackendV4)s; two words wide.
-    fn backends_v4(&self) -> &dyn WordArray;
-    /// [`BackendV6`](crate::abi::BackendV6)s; four words wide.
-    fn backends_v6(&self) -> &dyn WordArray;
-    /// [`Setting`](crate::abi::Setting)s; one word wide.
-    fn config(&self) -> &dyn WordArray;
-    /// [`InterfaceEntry`](crate::abi::InterfaceEntry)s; two words wide.
-    fn interfaces(&self) -> &dyn WordArray;
-    /// IPv4 connections.
-    fn conntrack_v4(&self) -> &dyn HashTable<TupleV4, FlowV4>;
-    /// IPv6 connections.
-    fn conntrack_v6(&self) -> &dyn HashTable<TupleV6, FlowV6>;
-    /// Counters of packets.
-    fn counters(&self) -> &dyn Counters;
+    /// All tables. Cost: a few nanoseconds; who goes through many entries asks once.
+    fn tables(&self) -> Tables<'_>;
 
     /// Waits for a grace period: returns once every packet has left the programs that was in them at the call.
     ///
@@ -39,6 +42,96 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`TableError`] where the kernel refuses; then nothing may be reused.
     fn synchronize(&self) -> Result<(), TableError>;
+
+    /// Frontends of IPv4 services.
+    fn services_v4(&self) -> &dyn HashTable<ServiceKeyV4, ServiceRef> {
+        self.tables().services_v4
+    }
+
+    /// Frontends of IPv6 services.
+    fn services_v6(&self) -> &dyn HashTable<ServiceKeyV6, ServiceRef> {
+        self.tables().services_v6
+    }
+
+    /// A [`ServiceWord`](crate::abi::ServiceWord) for each frontend; one word wide.
+    fn service_words(&self) -> &dyn WordArray {
+        self.tables().service_words
+    }
+
+    /// Lists of backends; one word wide.
+    fn slots(&self) -> &dyn WordArray {
+        self.tables().slots
+    }
+
+    /// [`BackendV4`](crate::abi::BackendV4)s; two words wide.
+    fn backends_v4(&self) -> &dyn WordArray {
+        self.tables().backends_v4
+    }
+
+    /// [`BackendV6`](crate::abi::BackendV6)s; four words wide.
+    fn backends_v6(&self) -> &dyn WordArray {
+        self.tables().backends_v6
+    }
+
+    /// [`Setting`](crate::abi::Setting)s; one word wide.
+    fn config(&self) -> &dyn WordArray {
+        self.tables().config
+    }
+
+    /// [`InterfaceEntry`](crate::abi::InterfaceEntry)s; two words wide.
+    fn interfaces(&self) -> &dyn WordArray {
+        self.tables().interfaces
+    }
+
+    /// IPv4 connections.
+    fn conntrack_v4(&self) -> &dyn HashTable<TupleV4, FlowV4> {
+        self.tables().conntrack_v4
+    }
+
+    /// IPv6 connections.
+    fn conntrack_v6(&self) -> &dyn HashTable<TupleV6, FlowV6> {
+        self.tables().conntrack_v6
+    }
+
+    /// Counters of packets.
+    fn counters(&self) -> &dyn Counters {
+        self.tables().counters
+    }
+}
+
+/// One reference to each table of a [`Store`].
+///
+/// Not `non_exhaustive`: who implements [`Store`] is to be told by the compiler of a table that is new.
+#[derive(Clone, Copy)]
+pub struct Tables<'a> {
+    /// Frontends of IPv4 services.
+    pub services_v4: &'a dyn HashTable<ServiceKeyV4, ServiceRef>,
+    /// Frontends of IPv6 services.
+    pub services_v6: &'a dyn HashTable<ServiceKeyV6, ServiceRef>,
+    /// A [`ServiceWord`](crate::abi::ServiceWord) for each frontend; one word wide.
+    pub service_words: &'a dyn WordArray,
+    /// Lists of backends; one word wide.
+    pub slots: &'a dyn WordArray,
+    /// [`BackendV4`](crate::abi::BackendV4)s; two words wide.
+    pub backends_v4: &'a dyn WordArray,
+    /// [`BackendV6`](crate::abi::BackendV6)s; four words wide.
+    pub backends_v6: &'a dyn WordArray,
+    /// [`Setting`](crate::abi::Setting)s; one word wide.
+    pub config: &'a dyn WordArray,
+    /// [`InterfaceEntry`](crate::abi::InterfaceEntry)s; two words wide.
+    pub interfaces: &'a dyn WordArray,
+    /// IPv4 connections.
+    pub conntrack_v4: &'a dyn HashTable<TupleV4, FlowV4>,
+    /// IPv6 connections.
+    pub conntrack_v6: &'a dyn HashTable<TupleV6, FlowV6>,
+    /// Counters of packets.
+    pub counters: &'a dyn Counters,
+}
+
+impl std::fmt::Debug for Tables<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tables").finish_non_exhaustive()
+    }
 }
 
 /// The entries of a hash table, in no order. While others write, an entry may be missed or seen twice.
