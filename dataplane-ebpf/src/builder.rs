@@ -75,7 +75,7 @@ impl Builder {
             Some(ref bytes) => bytes.as_slice().into(),
             None => object::bytes()?,
         };
-        features.require(object::check(&bytes, &self.further_programs)?)?;
+        features.require(&object::check(&bytes, &self.further_programs)?)?;
         check_capacity(&self.capacity)?;
         let network = Arc::new(Network::open()?);
         let uplinks = self.resolve(&network)?;

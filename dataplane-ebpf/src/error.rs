@@ -43,7 +43,7 @@ pub enum Error {
     #[error("this kernel ({release}) has no {feature}, which came with {since}")]
     MissingFeature {
         /// What is missing.
-        feature: &'static str,
+        feature: String,
         /// The first kernel that has it.
         since: &'static str,
         /// The kernel's release.
