@@ -189,6 +189,30 @@ pub enum Error {
         owner: String,
     },
 
+    /// A program of ours no longer stands where it was attached, though the interface is there.
+    #[error(
+        "our program is no longer at {hook} of interface {interface}: somebody took it off or put another in its place; \
+         open the dataplane again once that one is gone"
+    )]
+    Displaced {
+        /// The interface.
+        interface: String,
+        /// The hook.
+        hook: HookName,
+    },
+
+    /// A place on clsact can't be locked.
+    #[error(
+        "cannot lock {path}, by which dataplanes see each other on clsact: its folder must be there for this process to \
+         write to, and for nobody else; see Builder::run_directory"
+    )]
+    Lock {
+        /// The file, or the folder that is meant to hold it.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+
     /// A program can't be attached.
     #[error("cannot attach to {hook} of interface {interface}{}", advice(*hook, source))]
     Attach {

@@ -63,7 +63,7 @@ impl Features {
             batch: has_batch()?,
             mmapable: has_mmapable()?,
             // The loopback interface has index 1 in every network namespace.
-            tcx: bpf::query_tcx(1).is_ok(),
+            tcx: bpf::tcx_programs(1, true).is_ok(),
         })
     }
 
