@@ -1,6 +1,10 @@
 //! Opening a dataplane.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use aya::{
     EbpfError, EbpfLoader,
@@ -11,6 +15,7 @@ use dataplane_core::{abi::INTERFACE_PLACES, pipeline::Timeouts, tables::Capacity
 
 use crate::{
     EbpfDataplane, Error,
+    attach::RUN_DIRECTORY,
     net::{LinkState, Network},
     object::{self, DETERMINISTIC, EGRESS, INGRESS, MAPS, XDP},
     probe::Features,
@@ -25,10 +30,12 @@ pub struct Builder {
     pub(crate) capacity: Capacity,
     pub(crate) timeouts: Timeouts,
     pub(crate) uplinks: Vec<Uplink>,
+    pub(crate) run_directory: Option<PathBuf>,
     // Set by tests only: see `testing`.
     pub(crate) deterministic: bool,
     pub(crate) object: Option<Vec<u8>>,
     pub(crate) single_operations: bool,
+    pub(crate) no_tcx: bool,
     pub(crate) further_programs: Vec<&'static str>,
     pub(crate) further_maps: Vec<(&'static str, u32)>,
 }
@@ -57,6 +64,14 @@ impl Builder {
         self
     }
 
+    /// Where locks of places on clsact are kept: `/run/forebay` unless set. It is made where it is not there; only its owner
+    /// may write to it. All processes that work on one network namespace should name the same, or they do not see each
+    /// other there. At tcx and XDP, where links tell who lives, nothing is written.
+    pub fn run_directory(mut self, path: impl Into<PathBuf>) -> Self {
+        self.run_directory = Some(path.into());
+        self
+    }
+
     /// Loads the programs, makes the tables and attaches to the uplinks.
     ///
     /// Interfaces are those of the calling thread's network namespace, and stay those when the dataplane is moved to a
@@ -67,15 +82,16 @@ impl Builder {
     /// [`Error::NoPrivilege`], [`Error::NoBpf`], [`Error::NoBtf`], [`Error::MissingFeature`]: this process or kernel
     /// can't; [`Error::CapacityZero`], [`Error::Map`]: tables of this size can't be made; [`Error::InterfaceMissing`],
     /// [`Error::InterfaceTwice`], [`Error::InterfaceNotEthernet`], [`Error::InterfaceSlotTaken`]: these are no uplinks;
-    /// [`Error::XdpTaken`], [`Error::FilterTaken`]: another's program is there; [`Error::InterfaceVanished`],
-    /// [`Error::Attach`], [`Error::Load`]: the kernel refused.
+    /// [`Error::XdpTaken`], [`Error::FilterTaken`]: another's program is there; [`Error::Lock`]: a place on clsact can't
+    /// be locked; [`Error::InterfaceVanished`], [`Error::Attach`], [`Error::Load`]: the kernel refused.
     pub fn open(self) -> Result<EbpfDataplane, Error> {
-        let features = Features::probe()?;
+        let mut features = Features::probe()?;
+        features.tcx &= !self.no_tcx;
         let bytes = match self.object {
             Some(ref bytes) => bytes.as_slice().into(),
             None => object::bytes()?,
         };
-        features.require(object::check(&bytes, &self.further_programs)?)?;
+        features.require(&object::check(&bytes, &self.further_programs)?)?;
         check_capacity(&self.capacity)?;
         let network = Arc::new(Network::open()?);
         let uplinks = self.resolve(&network)?;
@@ -88,7 +104,8 @@ impl Builder {
         let batch = features.batch && !self.single_operations;
         let tables = KernelTables::new(LoadedMaps::take(&mut ebpf)?, batch)?;
         tables.configure(&self.timeouts)?;
-        EbpfDataplane::attach(network, features, ebpf, Arc::new(tables), &uplinks)
+        let run_directory = self.run_directory.as_deref().unwrap_or(Path::new(RUN_DIRECTORY));
+        EbpfDataplane::attach(network, features, ebpf, Arc::new(tables), &uplinks, run_directory)
     }
 
     /// Finds the uplinks, and refuses those that can't be together.

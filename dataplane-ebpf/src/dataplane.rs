@@ -1,6 +1,6 @@
 //! A dataplane that is open.
 
-use std::{os::fd::AsFd, sync::Arc};
+use std::{os::fd::AsFd, path::Path, sync::Arc};
 
 use aya::programs::Program;
 use dataplane_core::abi::{INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry};
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::{
     Error,
-    attach::{Attached, Attachment, Programs, XdpAttachment},
+    attach::{Attached, Attachment, Means, Programs, XdpAttachment},
     builder::Builder,
     net::{LinkState, Network},
     object::{EGRESS, INGRESS, XDP},
@@ -20,7 +20,8 @@ use crate::{
 /// A dataplane in the kernel: programs on interfaces, and their tables.
 ///
 /// Two of them do not notice each other, in one process or in several, in one network namespace or in several, as long
-/// as their uplinks differ. On one uplink a second one is refused at XDP and clsact, and both see packets at tcx.
+/// as their uplinks differ. On one uplink a second one is refused at XDP and clsact; at tcx both see packets, and both say
+/// so: in [`Attachment::others`], in [`Warning::SecondDataplane`] and in the log.
 ///
 /// Dropping it detaches its programs: the kernel does so with the last descriptor of a link, also where the process is
 /// killed. Only filters on clsact, which are no files, stay behind a process that is killed; the next one to open takes
@@ -32,6 +33,8 @@ pub struct EbpfDataplane {
     tables: Arc<KernelTables>,
     network: Arc<Network>,
     features: Features,
+    /// The ids of our programs.
+    ids: [u32; 3],
     pub(crate) ebpf: aya::Ebpf,
 }
 
@@ -71,22 +74,28 @@ impl EbpfDataplane {
         ebpf: aya::Ebpf,
         tables: Arc<KernelTables>,
         uplinks: &[(Uplink, LinkState)],
+        run_directory: &Path,
     ) -> Result<Self, Error> {
         let mut attached = Vec::new();
-        {
+        let ids = {
             let programs = programs(&ebpf)?;
+            let means = Means { network: &network, programs, tcx: features.tcx, run_directory };
             for (uplink, link) in uplinks {
                 // A program must find its interface from its first packet on.
                 tables.set_interface(&entry(link, uplink.zone, 0))?;
-                attached.push(Attached::new(&network, uplink, link, programs, features.tcx)?);
+                attached.push(Attached::new(means, uplink, link)?);
             }
-        }
+            programs
+                .ids()
+                .map_err(|source| Error::Netlink { operation: "ask about our programs".into(), source })?
+        };
         let plane = Self {
             attached: Mutex::new(attached),
             warnings: Mutex::default(),
             tables,
             network,
             features,
+            ids,
             ebpf,
         };
         plane.refresh()?;
@@ -98,9 +107,20 @@ impl EbpfDataplane {
         Arc::clone(&self.tables)
     }
 
-    /// Which hooks were got on each uplink, and why.
+    /// Which hooks were got on each uplink, and why, and whether our programs still stand there: an interface may go, and
+    /// others may take our programs off, without anybody telling us.
+    ///
+    /// Cost: a few system calls for each uplink, from whatever network namespace. What the kernel does not tell now is
+    /// as it was.
     pub fn attachments(&self) -> Vec<Attachment> {
-        self.attached.lock().iter().map(|attached| attached.report.clone()).collect()
+        let mut attached = self.attached.lock();
+        let reports = attached.iter_mut().map(|one| {
+            if let Err(error) = one.look(&self.network) {
+                tracing::debug!(%error, interface = one.report.interface, "cannot tell whether our programs stand");
+            }
+            one.report.clone()
+        });
+        reports.collect()
     }
 
     /// What keeps traffic from flowing or costs speed, as of [`open`](Builder::open) or the last
@@ -145,7 +165,8 @@ impl EbpfDataplane {
     /// uplink, from whatever network namespace.
     ///
     /// # Errors
-    /// [`Error::InterfaceVanished`] for the first uplink that is gone; the others were looked at all the same.
+    /// [`Error::InterfaceVanished`] or [`Error::Displaced`] for the first uplink that is gone, or where our programs no
+    /// longer stand; the others were looked at all the same.
     pub fn refresh(&self) -> Result<(), Error> {
         let mut attached = self.attached.lock();
         let mut warnings = self.features.warnings();
@@ -166,12 +187,17 @@ impl EbpfDataplane {
         native: bool,
         warnings: &mut Vec<Warning>,
     ) -> Result<(), Error> {
-        attached.check()?;
+        attached.check(&self.network)?;
+        let Attachment { index, ref interface, .. } = attached.report;
+        let gone = || Error::InterfaceVanished { interface: interface.clone(), index };
+        let link = self.network.link_by_index(index)?.ok_or_else(gone)?;
+        attached.look_for_others(&self.network, &link, &self.ids);
         let report = &mut attached.report;
-        let link = self.network.link_by_index(report.index)?.ok_or_else(|| Error::InterfaceVanished {
-            interface: report.interface.clone(),
-            index: report.index,
-        })?;
+        warnings.extend(report.others.iter().map(|other| Warning::SecondDataplane {
+            interface: link.name.clone(),
+            hook: other.hook,
+            program_id: other.program_id,
+        }));
         let runs = !matches!(report.xdp, XdpAttachment::Off(_));
         report.xdp_redirect = can_redirect(&self.network, &link, &report.xdp, native);
         report.xdp_tx = can_transmit(&self.network, &link, &report.xdp);

@@ -43,7 +43,7 @@ pub enum Error {
     #[error("this kernel ({release}) has no {feature}, which came with {since}")]
     MissingFeature {
         /// What is missing.
-        feature: &'static str,
+        feature: String,
         /// The first kernel that has it.
         since: &'static str,
         /// The kernel's release.
@@ -187,6 +187,30 @@ pub enum Error {
         handle: u32,
         /// What is known of it.
         owner: String,
+    },
+
+    /// A program of ours no longer stands where it was attached, though the interface is there.
+    #[error(
+        "our program is no longer at {hook} of interface {interface}: somebody took it off or put another in its place; \
+         open the dataplane again once that one is gone"
+    )]
+    Displaced {
+        /// The interface.
+        interface: String,
+        /// The hook.
+        hook: HookName,
+    },
+
+    /// A place on clsact can't be locked.
+    #[error(
+        "cannot lock {path}, by which dataplanes see each other on clsact: its folder must be there for this process to \
+         write to, and for nobody else; see Builder::run_directory"
+    )]
+    Lock {
+        /// The file, or the folder that is meant to hold it.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
     },
 
     /// A program can't be attached.

@@ -48,7 +48,7 @@ mod tables;
 pub mod testing;
 mod uplink;
 
-pub use attach::{Attachment, TcAttachment, XdpAttachment, XdpOff};
+pub use attach::{Attachment, OtherProgram, Standing, TcAttachment, XdpAttachment, XdpOff};
 pub use builder::Builder;
 pub use dataplane::{EbpfDataplane, ProgramReport};
 pub use error::Error;

@@ -18,7 +18,10 @@ use dataplane_core::{
     tables::Capacity,
 };
 
-use crate::Error;
+use crate::{
+    Error,
+    probe::helpers::{self, Calls},
+};
 
 /// The object that is embedded.
 pub(crate) static EMBEDDED: &[u8] = include_bytes_aligned!("../object/forebay.bpf.o");
@@ -129,15 +132,23 @@ fn has_section(program: &str, section: &ProgramSection) -> bool {
     }
 }
 
-/// Checks that an object has the maps and programs that this crate knows, and tells whether its programs need the
-/// kernel's own BTF. Further maps are the programs' own business; further programs would never be attached, so that
+/// What the programs of an object need of the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Needs {
+    /// The kernel's own BTF.
+    pub btf: bool,
+    /// These helper functions.
+    pub helpers: Calls,
+}
+
+/// Checks that an object has the maps and programs that this crate knows, and tells what they need. Further maps are the programs' own business; further programs would never be attached, so that
 /// only those are let through that a test asks for.
 ///
 /// # Errors
 /// [`Error::Object`] with the first difference.
-pub(crate) fn check(bytes: &[u8], further: &[&str]) -> Result<bool, Error> {
+pub(crate) fn check(bytes: &[u8], further: &[&str]) -> Result<Needs, Error> {
     let refuse = |reason: String| Err(Error::Object { reason });
-    let object = match Object::parse(bytes) {
+    let mut object = match Object::parse(bytes) {
         Ok(object) => object,
         Err(error) => return refuse(error.to_string()),
     };
@@ -154,7 +165,8 @@ pub(crate) fn check(bytes: &[u8], further: &[&str]) -> Result<bool, Error> {
             ));
         }
     }
-    for name in [XDP, INGRESS, EGRESS].iter().chain(further) {
+    let programs: Vec<&str> = [XDP, INGRESS, EGRESS].iter().chain(further).copied().collect();
+    for name in &programs {
         if !object.programs.contains_key(*name) {
             return refuse(format!("it has no program {name}"));
         }
@@ -164,7 +176,11 @@ pub(crate) fn check(bytes: &[u8], further: &[&str]) -> Result<bool, Error> {
             return refuse(format!("its program {name} stands in section {:?}", program.section));
         }
     }
-    Ok(object.has_btf_relocations())
+    let btf = object.has_btf_relocations();
+    match helpers::calls(&mut object, &programs) {
+        Ok(helpers) => Ok(Needs { btf, helpers }),
+        Err(reason) => refuse(reason),
+    }
 }
 
 #[cfg(test)]

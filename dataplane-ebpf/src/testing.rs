@@ -40,6 +40,12 @@ impl Builder {
         self
     }
 
+    /// Attaches as on a kernel without tcx (before 6.6).
+    pub fn without_tcx(mut self) -> Self {
+        self.no_tcx = true;
+        self
+    }
+
     /// Loads this object instead of the embedded one.
     pub fn object(mut self, bytes: Vec<u8>) -> Self {
         self.object = Some(bytes);

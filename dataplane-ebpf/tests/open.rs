@@ -3,16 +3,16 @@
 
 mod common;
 
-use std::{os::unix::process::ExitStatusExt, sync::Arc};
+use std::sync::Arc;
 
-use common::{Host, in_child, is_child, small};
+use common::{Host, has_tcx, seen, small};
 use dataplane_core::{
     abi::{ABI_VERSION, INTERFACE_PLACES, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, Setting},
-    pipeline::{Hook, Timeouts, Verdict},
+    pipeline::{Hook, Timeouts},
     tables::{Capacity, Store},
 };
 use dataplane_ebpf::{
-    Builder, EbpfDataplane, Error, Features, KernelTables, Order, PeerChecksums, TcAttachment, TcMode,
+    Builder, EbpfDataplane, Error, KernelTables, Order, PeerChecksums, Standing, TcAttachment, TcMode,
     Uplink, Warning, XdpAttachment, XdpMode, XdpOff,
 };
 use dataplane_testkit::{
@@ -117,9 +117,22 @@ fn attached_programs_see_packets_until_they_are_detached() {
     }
 }
 
-/// Kernels before 6.6 have none; the other choices are tested there.
-fn has_tcx() -> bool {
-    Features::probe().unwrap().tcx
+/// What kernels before 6.6 do, also on this one.
+#[test]
+fn without_tcx_the_automatic_choice_is_clsact_and_says_why() {
+    require_kernel!();
+    let host = Host::new("without tcx");
+    host.address();
+    let plane = host.open(small().without_tcx().uplink(Uplink::named("uplink"))).unwrap();
+    let attachment = plane.attachments().remove(0);
+    assert_eq!(attachment.tc, TcAttachment::ClsactForLackOfTcx);
+    assert!(attachment.to_string().contains("clsact (this kernel has no tcx)"), "{attachment}");
+    assert!(!plane.features().tcx);
+    host.ping();
+    assert!(seen(&plane.tables(), Hook::Ingress) > 0 && seen(&plane.tables(), Hook::Egress) > 0);
+    plane.detach().unwrap();
+    let left = host.command("tc", &["filter", "show", "dev", "uplink", "ingress"]);
+    assert!(!left.contains("forebay"), "{left}");
 }
 
 #[test]
@@ -130,14 +143,6 @@ fn tcx_is_refused_where_there_is_none() {
         Ok(plane) => assert!(has_tcx() && plane.attachments()[0].tc == TcAttachment::Tcx),
         Err(error) => assert!(!has_tcx() && error.to_string().contains("no tcx (6.6)"), "{error}"),
     }
-}
-
-fn seen(tables: &KernelTables, hook: Hook) -> u64 {
-    Verdict::all().map(|verdict| tables.counters().verdict(hook, verdict).unwrap()).sum()
-}
-
-fn xdp_id(plane: &EbpfDataplane) -> u32 {
-    plane.programs().unwrap().iter().find(|program| program.name == "forebay_xdp").unwrap().id
 }
 
 #[test]
@@ -189,72 +194,6 @@ fn an_interface_without_ethernet_is_refused() {
 }
 
 #[test]
-fn a_taken_xdp_slot_is_left_alone_and_its_holder_named() {
-    require_kernel!();
-    let host = Host::new("taken");
-    let uplink = |mode| small().uplink(Uplink::named("uplink").xdp(mode));
-    // Where there is no tcx, both of them need a place of their own at clsact, too.
-    let last = |mode| small().uplink(Uplink::named("uplink").xdp(mode).order(Order::Last));
-    let holder = host.open(last(XdpMode::Native)).unwrap();
-
-    for mode in [XdpMode::Native, XdpMode::Generic] {
-        match host.open(uplink(mode)) {
-            Err(error @ Error::XdpTaken { .. }) => {
-                let text = error.to_string();
-                assert!(text.contains("uplink") && text.contains("forebay_xdp"), "{text}");
-                let Error::XdpTaken { program_id, .. } = error else { unreachable!() };
-                assert_eq!(program_id, Some(xdp_id(&holder)));
-            }
-            other => panic!("{mode:?}: {other:?}"),
-        }
-    }
-    // Who has it still has it.
-    holder.refresh().unwrap();
-    host.address();
-    host.ping();
-    assert!(seen(&holder.tables(), Hook::Xdp) > 0);
-    drop(holder);
-    host.open(uplink(XdpMode::Native)).unwrap().detach().unwrap();
-}
-
-/// A program that was put there by netlink, as `ip link` does, is one that an attempt by netlink would replace.
-#[test]
-fn a_program_that_is_no_link_is_left_alone_too() {
-    require_kernel!();
-    let host = Host::new("by netlink");
-    let other = host.open(small()).unwrap();
-    host.attach_xdp_by_netlink(xdp_id(&other));
-    let before = host.xdp_program();
-    assert_eq!(before, Some(xdp_id(&other)));
-    for mode in [XdpMode::Native, XdpMode::Generic] {
-        let result = host.open(small().uplink(Uplink::named("uplink").xdp(mode)));
-        assert!(
-            matches!(&result, Err(Error::XdpTaken { program_id, .. }) if *program_id == before),
-            "{result:?}"
-        );
-    }
-    assert_eq!(host.xdp_program(), before);
-}
-
-#[test]
-fn automatic_choice_leaves_a_taken_slot_alone() {
-    require_kernel!();
-    // Not a veth, and its driver has native XDP: a tap.
-    let host = Host::new("tap");
-    host.command("ip", &["tuntap", "add", "tap0", "mode", "tap"]);
-    let tap = || small().uplink(Uplink::named("tap0"));
-    let holder = host.open(tap()).unwrap();
-    assert_eq!(holder.attachments()[0].xdp, XdpAttachment::Native, "{:?}", holder.attachments());
-    let second = host.open(tap()).unwrap();
-    let attachment = second.attachments().remove(0);
-    let XdpAttachment::Off(XdpOff::Taken { program_name, .. }) = &attachment.xdp else {
-        panic!("{attachment:?}");
-    };
-    assert_eq!(program_name.as_deref(), Some("forebay_xdp"));
-    assert_eq!(attachment.tc, TcAttachment::Tcx);
-}
-
-#[test]
 fn automatic_choice_says_that_a_driver_has_no_xdp() {
     require_kernel!();
     let host = Host::new("bridge");
@@ -276,77 +215,6 @@ fn automatic_choice_says_that_a_driver_has_no_xdp() {
 }
 
 #[test]
-fn a_foreign_filter_on_clsact_is_left_alone() {
-    require_kernel!();
-    let host = Host::new("filter");
-    host.command("tc", &["qdisc", "add", "dev", "uplink", "clsact"]);
-    // A filter of classic BPF that matches nothing, with our handle but not our name.
-    let bytecode = ["handle", "0xf0eb", "bpf", "bytecode", "1,6 0 0 0", "flowid", "1:1"];
-    host.command(
-        "tc",
-        &[&["filter", "add", "dev", "uplink", "ingress", "prio", "1"][..], &bytecode].concat(),
-    );
-    host.command(
-        "tc",
-        &[&["filter", "add", "dev", "uplink", "egress", "prio", "65535", "protocol", "ip"][..], &bytecode]
-            .concat(),
-    );
-    let clsact = |order| small().uplink(Uplink::named("uplink").tc(TcMode::Clsact).order(order));
-    let result = host.open(clsact(Order::First));
-    assert!(matches!(&result, Err(Error::FilterTaken { priority: 1, .. })), "{result:?}");
-    // Nothing of ours stays: neither at egress, where there was room.
-    let left = host.command("tc", &["filter", "show", "dev", "uplink", "egress"]);
-    assert!(!left.contains("forebay"), "{left}");
-    // One protocol only at that priority: there is no room for a filter for all of them.
-    let result = host.open(clsact(Order::Last));
-    assert!(matches!(&result, Err(Error::FilterTaken { priority: 65535, .. })), "{result:?}");
-    host.command("tc", &["filter", "del", "dev", "uplink", "egress"]);
-    host.open(clsact(Order::Last)).unwrap().detach().unwrap();
-    let left = host.command("tc", &["filter", "show", "dev", "uplink", "ingress"]);
-    assert!(left.contains("bytecode") && !left.contains("forebay"), "{left}");
-}
-
-#[test]
-fn filters_of_a_living_dataplane_are_left_alone() {
-    require_kernel!();
-    let host = Host::new("living");
-    let clsact = || small().uplink(Uplink::named("uplink").xdp(XdpMode::Off).tc(TcMode::Clsact));
-    let first = host.open(clsact()).unwrap();
-    let result = host.open(clsact());
-    assert!(matches!(&result, Err(Error::FilterTaken { .. })), "{result:?}");
-    first.refresh().unwrap();
-    // The other place is free.
-    host.open(small().uplink(Uplink::named("uplink").tc(TcMode::Clsact).order(Order::Last))).unwrap();
-    first.refresh().unwrap();
-}
-
-#[test]
-fn filters_of_a_killed_process_are_replaced() {
-    const NAME: &str = "filters_of_a_killed_process_are_replaced";
-    let clsact = || small().uplink(Uplink::named("uplink").tc(TcMode::Clsact));
-    if is_child(NAME) {
-        let _plane = clsact().open().unwrap();
-        std::process::abort();
-    }
-    require_kernel!();
-    let host = Host::new("killed");
-    let filters = || {
-        host.command("tc", &["filter", "show", "dev", "uplink", "ingress"]).matches("forebay_ingress").count()
-    };
-    let output = host.host.run(|| in_child(NAME, &[]));
-    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{}", String::from_utf8_lossy(&output.stderr));
-    let left = filters();
-    assert!(left > 0);
-    let plane = host.open(clsact()).unwrap();
-    assert_eq!(filters(), left);
-    host.address();
-    host.ping();
-    assert!(seen(&plane.tables(), Hook::Ingress) > 0);
-    plane.detach().unwrap();
-    assert_eq!(filters(), 0);
-}
-
-#[test]
 fn a_vanished_interface_is_named() {
     require_kernel!();
     for (xdp, tc) in
@@ -362,7 +230,12 @@ fn a_vanished_interface_is_named() {
             .unwrap();
         plane.refresh().unwrap();
         let index = host.uplink.index();
+        assert_eq!(plane.attachments()[0].standing, Standing::Attached);
         host.uplink.delete().unwrap();
+        // It need not be asked to refresh first.
+        let [uplink, lo] = &plane.attachments()[..] else { panic!("two uplinks") };
+        assert_eq!((uplink.standing, lo.standing), (Standing::InterfaceGone, Standing::Attached));
+        assert!(uplink.to_string().starts_with("uplink: gone"), "{uplink}");
         match plane.refresh() {
             Err(Error::InterfaceVanished { interface, index: gone }) => {
                 assert_eq!((interface.as_str(), gone), ("uplink", index));
@@ -372,33 +245,6 @@ fn a_vanished_interface_is_named() {
         // What is left works and can be taken off.
         plane.detach().unwrap();
     }
-}
-
-#[test]
-fn two_dataplanes_do_not_notice_each_other() {
-    require_kernel!();
-    let (one, two) = (Host::new("one"), Host::new("two"));
-    one.address();
-    two.address();
-    let open = |host: &Host| host.open(small().uplink(Uplink::named("uplink"))).unwrap();
-    let (plane_one, plane_two) = (open(&one), open(&two));
-    one.ping();
-    let one_saw = seen(&plane_one.tables(), Hook::Ingress);
-    assert!(one_saw > 0);
-    let two_saw = seen(&plane_two.tables(), Hook::Ingress);
-    plane_one.tables().slots().store(8, &[42]).unwrap();
-    assert_eq!(plane_two.tables().slots().load(8, 0), Some(0));
-    plane_one.detach().unwrap();
-    two.ping();
-    assert!(seen(&plane_two.tables(), Hook::Ingress) > two_saw);
-
-    // Two in one namespace, with an uplink each.
-    let host = Host::new("both");
-    host.command("ip", &["link", "add", "second", "type", "veth"]);
-    let first = host.open(small().uplink(Uplink::named("uplink"))).unwrap();
-    let second = host.open(small().uplink(Uplink::named("second"))).unwrap();
-    first.detach().unwrap();
-    second.refresh().unwrap();
 }
 
 #[test]

@@ -96,6 +96,69 @@ fn a_kernel_without_btf_is_noticed() {
     let plane = small().open().unwrap();
     assert!(!plane.features().btf);
     plane.detach().unwrap();
+
+    match small().object(with_type_relocation()).open() {
+        Err(error @ Error::NoBtf { .. }) => {
+            let text = error.to_string();
+            assert!(
+                text.contains("/sys/kernel/btf/vmlinux") && text.contains("CONFIG_DEBUG_INFO_BTF"),
+                "{text}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Where the kernel describes its types, that is not what is in the way.
+#[test]
+fn a_kernel_with_btf_is_not_accused() {
+    let btf = std::path::Path::new("/sys/kernel/btf/vmlinux").exists();
+    require_kernel!(if btf { Ok(()) } else { Err("no BTF") });
+    let result = small().object(with_type_relocation()).open();
+    assert!(!matches!(result, Err(Error::NoBtf { .. })), "{result:?}");
+}
+
+/// The embedded object, made to ask for the place of a field in one of the kernel's types: its line information gives
+/// way to one relocation (`struct btf_ext_header` and `struct bpf_core_relo`, Documentation/bpf/btf.rst).
+fn with_type_relocation() -> Vec<u8> {
+    let mut object = embedded_object().to_vec();
+    // Magic number, version, no flags, and the length of the header: that of BTF itself is 24.
+    let magic = [0x9f, 0xeb, 1, 0, 32, 0, 0, 0];
+    let header = object.windows(magic.len()).position(|window| window == magic).unwrap();
+    let field = |object: &[u8], number: usize| {
+        u32::from_le_bytes(object[header + 4 * number..][..4].try_into().unwrap())
+    };
+    // Fields from 2 on: func_info_off, func_info_len, line_info_off, line_info_len, core_relo_off, core_relo_len.
+    let lines = field(&object, 4);
+    assert!(field(&object, 5) >= 28 && field(&object, 7) == 0);
+    let at = header + 32 + lines as usize;
+    let section = u32::from_le_bytes(object[at + 4..][..4].try_into().unwrap());
+    // A record has 16 bytes; one in this section: instruction 0, type 1, string 0, kind BPF_CORE_FIELD_BYTE_OFFSET.
+    for (place, word) in [16, section, 1, 0, 1, 0, 0].into_iter().enumerate() {
+        object[at + 4 * place..][..4].copy_from_slice(&u32::to_le_bytes(word));
+    }
+    for (number, word) in [(5, 0), (6, lines), (7, 28)] {
+        object[header + 4 * number..][..4].copy_from_slice(&u32::to_le_bytes(word));
+    }
+    object
+}
+
+/// The same as on a kernel that is too old: a helper that programs at XDP may not call.
+#[test]
+fn a_missing_helper_is_named_before_the_verifier_meets_it() {
+    require_kernel!();
+    let call = |helper: u8| [0x85, 0, 0, 0, helper, 0, 0, 0];
+    // enum bpf_func_id: xdp_get_buff_len and redirect_neigh.
+    let (there, missing) = (call(188), call(152));
+    let mut object = embedded_object().to_vec();
+    let place = object.windows(8).position(|window| window == there).unwrap();
+    object[place..place + 8].copy_from_slice(&missing);
+    match small().object(object).open() {
+        Err(error @ Error::MissingFeature { since: "5.10", .. }) => {
+            assert!(error.to_string().contains("bpf_redirect_neigh at XDP"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

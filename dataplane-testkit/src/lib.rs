@@ -2,6 +2,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
+//! | [`child`] | other programs, with a limit on how long they take |
 //! | [`conformance`] | what every store must do: tables alone, and with a controller on them |
 //! | [`faulty`] | tables of which one write in so many fails |
 //! | [`witness`] | tables that are read after each write, by readers under way |
@@ -10,6 +11,7 @@
 //! | [`net`] | network namespaces joined by veth, sockets for scenarios, kernel counters, topologies |
 #![deny(unsafe_code)]
 
+pub mod child;
 pub mod conformance;
 pub mod faulty;
 pub mod fill;

@@ -4,13 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 use std::env;
-use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use dataplane_testkit::net::{HttpServer, LoadBalancerTopology, Namespace, veth, wait_for};
-use dataplane_testkit::require_kernel;
+use dataplane_testkit::{child, require_kernel};
 
 /// Set in the process to be killed.
 const CHILD: &str = "FOREBAY_TESTKIT_CRASH_CHILD";
@@ -32,12 +31,11 @@ fn a_killed_process_leaves_no_links() {
             .spawn()
             .unwrap()
     });
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     // Ends also where the child ends early: then there are no more lines.
-    let ready = lines.any(|line| line.unwrap().contains(READY));
+    let ready = child::Lines::of(child.stdout.take().unwrap()).until(READY, child::LIMIT).is_ok();
     let during = host.interfaces().unwrap();
     child.kill().unwrap();
-    let status = child.wait().unwrap();
+    let status = child::wait(&mut child, child::LIMIT, "the process that was killed").unwrap();
     assert!(ready, "the child ended early: {status}");
     assert!(!status.success());
     assert_eq!(during.len(), 3, "two links reach into the host: {during:?}");

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use std::{env, fs};
 
 use dataplane_testkit::net::{KERNEL_TEST_LOG, REQUIRE_KERNEL, capabilities};
-use dataplane_testkit::require_kernel;
+use dataplane_testkit::{child, require_kernel};
 
 /// Set in the process that is looked at.
 const SUBJECT: &str = "FOREBAY_TESTKIT_SUBJECT";
@@ -19,13 +19,13 @@ fn subject() {
 }
 
 fn subject_told(told: &str, required: &str, log: &str) -> (Output, String) {
-    let output = Command::new(env::current_exe().unwrap())
+    let mut command = Command::new(env::current_exe().unwrap());
+    command
         .args(["--exact", "subject", "--nocapture"])
         .env(SUBJECT, told)
         .env(REQUIRE_KERNEL, required)
-        .env(KERNEL_TEST_LOG, log)
-        .output()
-        .unwrap();
+        .env(KERNEL_TEST_LOG, log);
+    let output = child::output(&mut command, child::LIMIT).unwrap_or_else(|error| panic!("{error}"));
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output, text)

@@ -1,16 +1,19 @@
 //! Programs on interfaces: which hooks were got, and why.
 
+mod lock;
+mod others;
 mod tc;
 mod xdp;
 
-use std::{fmt, os::fd::BorrowedFd, sync::Arc};
+use std::{fmt, os::fd::BorrowedFd, path::Path, sync::Arc};
 
+pub(crate) use self::lock::RUN_DIRECTORY;
 use self::tc::TcLinks;
 use crate::{
     Error,
     net::{LinkState, Network},
-    sys::bpf::Link,
-    uplink::{TcMode, Uplink},
+    sys::bpf::{self, Link},
+    uplink::{HookName, Uplink},
 };
 
 /// What was got on an uplink, and why.
@@ -31,6 +34,33 @@ pub struct Attachment {
     pub xdp_redirect: bool,
     /// Whether XDP sends frames that arrived here back out of it.
     pub xdp_tx: bool,
+    /// Whether our programs still stand there.
+    pub standing: Standing,
+    /// Programs of other dataplanes at the same interface. Each balances by tables of its own, and the first in order
+    /// takes what it knows.
+    pub others: Vec<OtherProgram>,
+}
+
+/// Whether our programs stand where they were attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Standing {
+    /// All of them do.
+    Attached,
+    /// The interface is gone, or is in another network namespace now, and our programs went with it.
+    InterfaceGone,
+    /// Somebody took our program off, or put another in its place.
+    Displaced(HookName),
+}
+
+/// A program of another dataplane, of this process or of another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OtherProgram {
+    /// Where it stands.
+    pub hook: HookName,
+    /// Its id.
+    pub program_id: u32,
 }
 
 /// What was got of XDP.
@@ -86,7 +116,12 @@ pub enum TcAttachment {
 
 impl fmt::Display for Attachment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}, {}", self.interface, self.xdp, self.tc)
+        let Self { interface, xdp, tc, .. } = self;
+        match self.standing {
+            Standing::Attached => write!(f, "{interface}: {xdp}, {tc}"),
+            Standing::InterfaceGone => write!(f, "{interface}: gone (was {xdp}, {tc})"),
+            Standing::Displaced(hook) => write!(f, "{interface}: {xdp}, {tc}, but taken off from {hook}"),
+        }
     }
 }
 
@@ -142,6 +177,27 @@ pub(crate) struct Programs<'a> {
     pub egress: BorrowedFd<'a>,
 }
 
+impl Programs<'_> {
+    /// Their ids.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn ids(&self) -> std::io::Result<[u32; 3]> {
+        Ok([bpf::program_id(self.xdp)?, bpf::program_id(self.ingress)?, bpf::program_id(self.egress)?])
+    }
+}
+
+/// What it takes to attach to any interface.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Means<'a> {
+    pub network: &'a Arc<Network>,
+    pub programs: Programs<'a>,
+    /// Whether the kernel has tcx.
+    pub tcx: bool,
+    /// Where locks are.
+    pub run_directory: &'a Path,
+}
+
 /// Our programs on one interface. They stay as long as this does.
 #[derive(Debug)]
 pub(crate) struct Attached {
@@ -156,24 +212,15 @@ impl Attached {
     /// Attaches to an interface: tc first, then XDP.
     ///
     /// # Errors
-    /// [`Error::XdpTaken`], [`Error::FilterTaken`], [`Error::Attach`], [`Error::InterfaceVanished`]. Then nothing is
-    /// left attached.
-    pub(crate) fn new(
-        network: &Arc<Network>,
-        uplink: &Uplink,
-        link: &LinkState,
-        programs: Programs<'_>,
-        tcx: bool,
-    ) -> Result<Self, Error> {
-        let (tc, kind) = match (uplink.tc, tcx) {
-            (TcMode::Tcx, _) | (TcMode::Auto, true) => {
-                (TcLinks::tcx(link, uplink.order, programs)?, TcAttachment::Tcx)
-            }
-            (TcMode::Clsact, _) => {
-                (TcLinks::clsact(network, link, uplink.order, programs)?, TcAttachment::Clsact)
-            }
-            (TcMode::Auto, false) => {
-                (TcLinks::clsact(network, link, uplink.order, programs)?, TcAttachment::ClsactForLackOfTcx)
+    /// [`Error::XdpTaken`], [`Error::FilterTaken`], [`Error::Lock`], [`Error::Attach`], [`Error::InterfaceVanished`].
+    /// Then nothing is left attached.
+    pub(crate) fn new(means: Means<'_>, uplink: &Uplink, link: &LinkState) -> Result<Self, Error> {
+        let Means { network, programs, tcx, run_directory } = means;
+        let kind = tc::choose(uplink.tc, tcx);
+        let tc = match kind {
+            TcAttachment::Tcx => TcLinks::tcx(link, uplink.order, programs)?,
+            TcAttachment::Clsact | TcAttachment::ClsactForLackOfTcx => {
+                TcLinks::clsact(network, link, uplink.order, programs, run_directory)?
             }
         };
         let (xdp, what) = xdp::attach(network, uplink.xdp, link, programs.xdp)?;
@@ -185,28 +232,79 @@ impl Attached {
             tc: kind,
             xdp_redirect: false,
             xdp_tx: false,
+            standing: Standing::Attached,
+            others: Vec::new(),
         };
         Ok(Self { report, xdp, tc })
     }
 
-    /// Tells whether all of it still stands.
+    /// Looks whether all of it still stands, and tells the log where that has changed.
     ///
     /// # Errors
-    /// [`Error::InterfaceVanished`] where the interface is gone or a hook was cleared, [`Error::Netlink`].
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        let Attachment { interface, index, .. } = &self.report;
-        let stands = self
-            .xdp
-            .as_ref()
-            .map_or(Ok(true), |link| link.interface().map(|found| found == Some(*index)))
-            .and_then(|xdp| Ok(xdp && self.tc.stands(*index)?));
-        match stands {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Error::InterfaceVanished { interface: interface.clone(), index: *index }),
-            Err(source) => {
-                Err(Error::Netlink { operation: format!("ask about our programs on {interface}"), source })
+    /// [`Error::Netlink`]; then the report stays as it was.
+    pub(crate) fn look(&mut self, network: &Network) -> Result<(), Error> {
+        let Attachment { interface, index, standing: before, .. } = &self.report;
+        let standing = self.standing(network, *index).map_err(|source| Error::Netlink {
+            operation: format!("ask about our programs on {interface}"),
+            source,
+        })?;
+        if standing != *before {
+            match standing {
+                Standing::Attached => tracing::info!(interface, index, "our programs stand again"),
+                Standing::InterfaceGone => {
+                    tracing::warn!(interface, index, "the interface is gone, and our programs with it");
+                }
+                Standing::Displaced(hook) => {
+                    tracing::warn!(interface, index, %hook, "somebody took our program off");
+                }
             }
         }
+        self.report.standing = standing;
+        Ok(())
+    }
+
+    fn standing(&self, network: &Network, index: u32) -> std::io::Result<Standing> {
+        let xdp = match &self.xdp {
+            Some(link) if link.interface()? != Some(index) => Some(match self.report.xdp {
+                XdpAttachment::Generic => HookName::XdpGeneric,
+                _ => HookName::XdpNative,
+            }),
+            _ => None,
+        };
+        let Some(lost) = xdp.map_or_else(|| self.tc.lost(index), |hook| Ok(Some(hook)))? else {
+            return Ok(Standing::Attached);
+        };
+        Ok(match network.link_by_index(index) {
+            Ok(None) => Standing::InterfaceGone,
+            // Where nobody answers, that our program is lost is all that is known.
+            Ok(Some(_)) | Err(_) => Standing::Displaced(lost),
+        })
+    }
+
+    /// The same as an error, where it does not stand.
+    ///
+    /// # Errors
+    /// [`Error::InterfaceVanished`], [`Error::Displaced`], [`Error::Netlink`].
+    pub(crate) fn check(&mut self, network: &Network) -> Result<(), Error> {
+        self.look(network)?;
+        let Attachment { interface, index, standing, .. } = &self.report;
+        match *standing {
+            Standing::Attached => Ok(()),
+            Standing::InterfaceGone => {
+                Err(Error::InterfaceVanished { interface: interface.clone(), index: *index })
+            }
+            Standing::Displaced(hook) => Err(Error::Displaced { interface: interface.clone(), hook }),
+        }
+    }
+
+    /// Looks for programs of other dataplanes beside ours, which have these ids.
+    pub(crate) fn look_for_others(&mut self, network: &Network, link: &LinkState, ours: &[u32]) {
+        let found = others::find(network, link, ours, &self.report.others);
+        for other in found.iter().filter(|other| !self.report.others.contains(other)) {
+            let OtherProgram { hook, program_id } = other;
+            tracing::warn!(interface = link.name, %hook, program_id, "another dataplane works on this interface");
+        }
+        self.report.others = found;
     }
 
     /// Takes everything off.

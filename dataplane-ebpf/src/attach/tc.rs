@@ -1,21 +1,17 @@
 //! tc: links at tcx, or filters on the clsact qdisc.
 
-use std::{
-    io,
-    os::{
-        linux::net::SocketAddrExt,
-        unix::net::{SocketAddr, UnixDatagram},
-    },
-    sync::Arc,
-};
+use std::{io, path::Path, sync::Arc};
 
-use super::Programs;
+use super::{
+    Programs, TcAttachment,
+    lock::{Attempt, Lock},
+};
 use crate::{
     Error,
     net::{FilterError, FilterPlace, LinkState, Network},
     object::{EGRESS, INGRESS},
-    sys::bpf::{Link, LinkPlace},
-    uplink::{HookName, Order},
+    sys::bpf::{self, Link, LinkPlace},
+    uplink::{HookName, Order, TcMode},
 };
 
 /// The priority of our filters that are in front of others'.
@@ -25,6 +21,21 @@ const FIRST: u16 = 1;
 const LAST: u16 = 0xffff;
 /// The handle of our filters.
 const HANDLE: u32 = 0xf0eb;
+
+/// How to attach where `mode` is wanted, `tcx`: on a kernel that has it.
+pub(super) fn choose(mode: TcMode, tcx: bool) -> TcAttachment {
+    match (mode, tcx) {
+        // Where it is wanted and not there, attaching says so.
+        (TcMode::Tcx, _) | (TcMode::Auto, true) => TcAttachment::Tcx,
+        (TcMode::Clsact, _) => TcAttachment::Clsact,
+        (TcMode::Auto, false) => TcAttachment::ClsactForLackOfTcx,
+    }
+}
+
+/// The places of an interface where a filter of ours may stand.
+pub(super) fn places(interface: u32, ingress: bool) -> [FilterPlace; 2] {
+    [FIRST, LAST].map(|priority| FilterPlace { interface, ingress, priority, handle: HANDLE })
+}
 
 /// Our programs at tc on one interface.
 #[derive(Debug)]
@@ -52,6 +63,7 @@ impl TcLinks {
         link: &LinkState,
         order: Order,
         programs: Programs<'_>,
+        run_directory: &Path,
     ) -> Result<Self, Error> {
         let priority = match order {
             Order::First => FIRST,
@@ -65,30 +77,43 @@ impl TcLinks {
             owner,
         };
         let hook = HookName::ClsactIngress;
-        let lock = Lock::take(link.index, priority)
-            .map_err(|source| refusal(link, hook, source))?
-            .ok_or_else(|| taken(hook, String::from("another dataplane's that is alive")))?;
+        // Interfaces have their indexes in each network namespace anew.
+        let namespace = network.namespace().unwrap_or(0);
+        let lock = format!("clsact-{namespace}-{}-{priority}.lock", link.index);
+        let lock = match Lock::take(run_directory, &lock) {
+            Ok(Attempt::Held(lock)) => lock,
+            Ok(Attempt::Taken(holder)) => {
+                let holder = holder.map_or_else(String::new, |process| format!(", process {process}"));
+                return Err(taken(hook, format!("another dataplane's that is alive{holder}")));
+            }
+            Err((path, source)) => return Err(Error::Lock { path, source }),
+        };
         let create = |program, ingress, name, hook| {
             let place = FilterPlace { interface: link.index, ingress, priority, handle: HANDLE };
+            let id = bpf::program_id(program).map_err(|source| refusal(link, hook, source))?;
             network.attach_filter(&place, program, name).map_err(|error| match error {
                 FilterError::Taken(owner) => taken(hook, owner),
                 FilterError::System(source) => refusal(link, hook, source),
             })?;
-            Ok::<_, Error>(Filter { network: Arc::clone(network), place, name, attached: true })
+            Ok::<_, Error>(Filter { network: Arc::clone(network), place, name, program: id, attached: true })
         };
         let egress = create(programs.egress, false, EGRESS, HookName::ClsactEgress)?;
         let ingress = create(programs.ingress, true, INGRESS, HookName::ClsactIngress)?;
         Ok(Self::Clsact { ingress, egress, _lock: lock })
     }
 
-    /// Whether both programs still stand on the interface of this index.
-    pub(super) fn stands(&self, index: u32) -> io::Result<bool> {
-        match self {
-            Self::Tcx { ingress, egress } => {
-                Ok(ingress.interface()? == Some(index) && egress.interface()? == Some(index))
+    /// The first hook of the interface of this index where our program no longer stands.
+    pub(super) fn lost(&self, index: u32) -> io::Result<Option<HookName>> {
+        let stands = match self {
+            Self::Tcx { ingress, egress } => [
+                (HookName::TcxIngress, ingress.interface()? == Some(index)),
+                (HookName::TcxEgress, egress.interface()? == Some(index)),
+            ],
+            Self::Clsact { ingress, egress, .. } => {
+                [(HookName::ClsactIngress, ingress.stands()?), (HookName::ClsactEgress, egress.stands()?)]
             }
-            Self::Clsact { ingress, egress, .. } => Ok(ingress.stands()? && egress.stands()?),
-        }
+        };
+        Ok(stands.into_iter().find(|(_, stands)| !stands).map(|(hook, _)| hook))
     }
 
     /// Takes both programs off.
@@ -104,25 +129,6 @@ impl TcLinks {
                 }
                 Ok(())
             }
-        }
-    }
-}
-
-/// What tells the filters of a living dataplane from those that a killed one left behind: a name among the Unix sockets
-/// of this network namespace (unix(7), abstract sockets), which the kernel gives up with the process.
-#[derive(Debug)]
-pub(super) struct Lock {
-    _socket: UnixDatagram,
-}
-
-impl Lock {
-    /// Takes the lock of a place; `None` where somebody has it.
-    fn take(interface: u32, priority: u16) -> io::Result<Option<Self>> {
-        let address = SocketAddr::from_abstract_name(format!("forebay/clsact/{interface}/{priority}"))?;
-        match UnixDatagram::bind_addr(&address) {
-            Ok(socket) => Ok(Some(Self { _socket: socket })),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
-            Err(error) => Err(error),
         }
     }
 }
@@ -143,16 +149,26 @@ pub(super) struct Filter {
     network: Arc<Network>,
     place: FilterPlace,
     name: &'static str,
+    /// The id of our program: a filter with another one is not ours, wherever it stands.
+    program: u32,
     attached: bool,
 }
 
 impl Filter {
     fn stands(&self) -> io::Result<bool> {
-        self.network.has_filter(&self.place, self.name)
+        self.network.has_filter(&self.place, self.program)
     }
 
     fn detach(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.attached) { self.network.detach_filter(&self.place) } else { Ok(()) }
+        if std::mem::take(&mut self.attached) && !self.network.detach_filter(&self.place, self.program)? {
+            let Self { name, place, .. } = self;
+            tracing::warn!(
+                program = name,
+                interface = place.interface,
+                "another's filter stands in our place: left alone"
+            );
+        }
+        Ok(())
     }
 }
 
@@ -160,6 +176,67 @@ impl Drop for Filter {
     fn drop(&mut self) {
         if let Err(error) = self.detach() {
             tracing::warn!(program = self.name, interface = self.place.interface, %error, "cannot take a filter off");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use aya::programs::Program;
+    use dataplane_core::tables::Capacity;
+    use dataplane_testkit::{
+        net::{Namespace, veth},
+        require_kernel,
+    };
+
+    use super::*;
+    use crate::{EbpfDataplane, Uplink};
+
+    #[test]
+    fn automatic_choice_goes_to_clsact_where_the_kernel_has_no_tcx() {
+        assert_eq!(choose(TcMode::Auto, true), TcAttachment::Tcx);
+        assert_eq!(choose(TcMode::Auto, false), TcAttachment::ClsactForLackOfTcx);
+        for tcx in [false, true] {
+            assert_eq!(choose(TcMode::Tcx, tcx), TcAttachment::Tcx);
+            assert_eq!(choose(TcMode::Clsact, tcx), TcAttachment::Clsact);
+        }
+    }
+
+    /// A filter that somebody else names stands where ours belongs, and one that has our name but not our program.
+    #[test]
+    fn a_foreign_filter_is_refused_by_name_and_stays() {
+        require_kernel!();
+        let (host, peer) = (Namespace::new("host").unwrap(), Namespace::new("peer").unwrap());
+        let (uplink, _far) = veth(&host, "uplink", &peer, "far").unwrap();
+        let small = || EbpfDataplane::builder().unpinned().capacity(Capacity::small());
+        // A program at tc that is not called as ours at this hook is.
+        let theirs = host.run(|| small().open()).unwrap();
+        let Some(Program::SchedClassifier(program)) = theirs.ebpf.program(EGRESS) else { panic!("{EGRESS}") };
+        let program = program.fd().unwrap().as_fd();
+        let id = bpf::program_id(program).unwrap();
+        let network = host.run(Network::open).unwrap();
+        let place = FilterPlace { interface: uplink.index(), ingress: true, priority: FIRST, handle: HANDLE };
+
+        for name in ["somebody_else", INGRESS] {
+            network.attach_filter(&place, program, name).unwrap();
+            let ours = Uplink::named("uplink").tc(TcMode::Clsact);
+            match host.run(|| small().uplink(ours).open()) {
+                Err(error @ Error::FilterTaken { .. }) => {
+                    let text = error.to_string();
+                    let named = format!("{name}, program {EGRESS}, id {id}");
+                    assert!(text.contains(&named), "{text}");
+                }
+                other => panic!("{other:?}"),
+            }
+            assert!(network.has_filter(&place, id).unwrap(), "{name} is still there");
+            // Who asks for another program to be taken off takes nothing off.
+            assert!(!network.detach_filter(&place, id + 1).unwrap());
+            assert!(network.has_filter(&place, id).unwrap());
+            assert!(network.detach_filter(&place, id).unwrap());
+            assert!(!network.has_filter(&place, id).unwrap());
+            assert!(network.detach_filter(&place, id).unwrap(), "gone already");
         }
     }
 }

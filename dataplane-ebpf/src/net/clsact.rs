@@ -4,7 +4,7 @@
 //! in the network namespace where it stands, and aya asks in that of the calling thread.
 
 use std::{
-    io,
+    fmt, io,
     os::fd::{AsRawFd, BorrowedFd},
 };
 
@@ -14,6 +14,7 @@ use super::{
     message::{Request, find, read, text},
     socket::Netlink,
 };
+use crate::sys::bpf;
 
 const RTM_NEWQDISC: u16 = 36;
 const RTM_NEWTFILTER: u16 = 44;
@@ -35,6 +36,7 @@ const TCA_OPTIONS: u16 = 2;
 const TCA_BPF_FD: u16 = 6;
 const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_FLAGS: u16 = 8;
+const TCA_BPF_ID: u16 = 11;
 const ACT_DIRECT: u32 = 1;
 
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -96,31 +98,52 @@ pub(super) fn attach(
     name: &str,
 ) -> Result<(), FilterError> {
     add_qdisc(netlink, place.interface)?;
-    if let Some(owner) = owner(netlink, place)?.filter(|owner| owner != name) {
-        return Err(FilterError::Taken(owner));
-    }
-    // Without EXCLUSIVE a filter that is there is replaced in one step: one of ours, as was just seen.
-    let request = Request::new(RTM_NEWTFILTER, ACK | CREATE, &place.message());
+    let flags = match occupant(netlink, place)? {
+        // Whoever comes between our look and this request keeps the place.
+        None => CREATE | EXCLUSIVE,
+        // One that a killed process left is replaced in one step, without a gap. The kernel can't be told which filter we
+        // mean, so that it would also replace one that came after our look.
+        Some(occupant) if occupant.is_ours_by_name(name) => CREATE,
+        Some(occupant) => return Err(FilterError::Taken(occupant.to_string())),
+    };
+    let request = Request::new(RTM_NEWTFILTER, ACK | flags, &place.message());
     let request = request.text(TCA_KIND, KIND).nest(TCA_OPTIONS, |options| {
         options
             .attribute(TCA_BPF_FD, &program.as_raw_fd().to_ne_bytes())
             .text(TCA_BPF_NAME, name)
             .attribute(TCA_BPF_FLAGS, &ACT_DIRECT.to_ne_bytes())
     });
-    netlink.ask(request)?;
-    Ok(())
-}
-
-pub(super) fn detach(netlink: &Netlink, place: &FilterPlace) -> io::Result<()> {
-    let request = Request::new(RTM_DELTFILTER, ACK, &place.message()).text(TCA_KIND, KIND);
     match netlink.ask(request) {
         Ok(_) => Ok(()),
-        // The filter, its qdisc or its interface is gone already.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::EINVAL)) => {
-            Ok(())
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+            let occupant = occupant(netlink, place)?.map(|occupant| occupant.to_string());
+            Err(FilterError::Taken(occupant.unwrap_or_else(|| String::from("gone meanwhile"))))
         }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Takes a filter off if it holds the program of this id; tells whether nobody else's is there.
+pub(super) fn detach(netlink: &Netlink, place: &FilterPlace, program: u32) -> io::Result<bool> {
+    match occupant(netlink, place) {
+        Ok(Some(occupant)) if occupant.holds(program) => {}
+        Ok(Some(_)) => return Ok(false),
+        Ok(None) => return Ok(true),
+        Err(error) if is_gone(&error) => return Ok(true),
+        Err(error) => return Err(error),
+    }
+    // The kernel deletes by place, whoever stands there: one that was put there since our look would go, too.
+    let request = Request::new(RTM_DELTFILTER, ACK, &place.message()).text(TCA_KIND, KIND);
+    match netlink.ask(request) {
+        Ok(_) => Ok(true),
+        Err(error) if is_gone(&error) => Ok(true),
         Err(error) => Err(error),
     }
+}
+
+/// Whether an answer says that the filter, its qdisc or its interface is gone already.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::EINVAL))
 }
 
 /// Makes the clsact qdisc where it is not there. It is left when we go: others may have come to use it.
@@ -135,11 +158,54 @@ fn add_qdisc(netlink: &Netlink, interface: u32) -> io::Result<()> {
     }
 }
 
-/// Who stands at a place: the filter's name, or why there is no room for one of ours.
+/// Who stands at a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Occupant {
+    /// A filter with a program.
+    Filter {
+        /// The filter's name, where it has one.
+        name: Option<String>,
+        /// The program's id; `None` for classic BPF, and before kernel 4.13.
+        program: Option<u32>,
+    },
+    /// Something that leaves no room for a filter of ours.
+    Other(String),
+}
+
+impl Occupant {
+    /// Whether it is the program of this id.
+    fn holds(&self, id: u32) -> bool {
+        matches!(self, Self::Filter { program: Some(program), .. } if *program == id)
+    }
+
+    /// Whether it is a filter of this name with a program of this name, as far as the kernel tells.
+    fn is_ours_by_name(&self, wanted: &str) -> bool {
+        let Self::Filter { name: Some(name), program: Some(program) } = self else { return false };
+        name == wanted && bpf::program_name(*program).is_none_or(|program| program == wanted)
+    }
+}
+
+impl fmt::Display for Occupant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Other(what) => f.write_str(what),
+            Self::Filter { name, program } => {
+                f.write_str(name.as_deref().unwrap_or("a filter without a name"))?;
+                let Some(id) = program else { return Ok(()) };
+                match bpf::program_name(*id) {
+                    Some(program) => write!(f, ", program {program}, id {id}"),
+                    None => write!(f, ", program id {id}"),
+                }
+            }
+        }
+    }
+}
+
+/// Who stands at a place.
 ///
 /// All filters of the priority are listed: the kernel answers about a single one as if it were not there where the
 /// whole priority is of another kind.
-fn owner(netlink: &Netlink, place: &FilterPlace) -> io::Result<Option<String>> {
+fn occupant(netlink: &Netlink, place: &FilterPlace) -> io::Result<Option<Occupant>> {
     let wanted = place.message();
     // Of this priority, of whatever protocol.
     let question = TcMessage { handle: 0, info: wanted.info & 0xffff_0000, ..wanted };
@@ -151,21 +217,30 @@ fn owner(netlink: &Netlink, place: &FilterPlace) -> io::Result<Option<String>> {
             continue;
         }
         if kind != KIND {
-            return Ok(Some(format!("filters of kind {kind}")));
+            return Ok(Some(Occupant::Other(format!("filters of kind {kind}"))));
         }
         if found.info != wanted.info {
-            return Ok(Some(String::from("filters for one protocol only")));
+            return Ok(Some(Occupant::Other(String::from("filters for one protocol only"))));
         }
         if found.handle == place.handle {
-            let name = find(attributes, TCA_OPTIONS).and_then(|options| find(options, TCA_BPF_NAME));
-            return Ok(Some(name.map_or_else(|| String::from("a filter without a name"), text)));
+            let options = find(attributes, TCA_OPTIONS).unwrap_or_default();
+            let name = find(options, TCA_BPF_NAME).map(text);
+            return Ok(Some(Occupant::Filter { name, program: find(options, TCA_BPF_ID).and_then(read) }));
         }
     }
     Ok(None)
 }
 
-/// Whether our filter stands there.
-pub(super) fn stands(netlink: &Netlink, place: &FilterPlace, name: &str) -> io::Result<bool> {
+/// Whether the program of this id stands there.
+pub(super) fn stands(netlink: &Netlink, place: &FilterPlace, program: u32) -> io::Result<bool> {
     // An interface that is gone has no filters.
-    Ok(owner(netlink, place)?.as_deref() == Some(name))
+    Ok(occupant(netlink, place)?.is_some_and(|occupant| occupant.holds(program)))
+}
+
+/// The program that a filter of this name holds at a place, whoever put it there.
+pub(super) fn named(netlink: &Netlink, place: &FilterPlace, name: &str) -> io::Result<Option<u32>> {
+    Ok(match occupant(netlink, place)? {
+        Some(Occupant::Filter { name: Some(found), program }) if found == name => program,
+        _ => None,
+    })
 }

@@ -8,8 +8,11 @@ mod netdev;
 mod socket;
 
 use std::{
-    io,
-    os::fd::{AsFd, BorrowedFd},
+    fs, io,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::MetadataExt as _,
+    },
 };
 
 use self::socket::Netlink;
@@ -20,12 +23,18 @@ pub(crate) use self::{
 };
 use crate::{Error, sys::ethtool};
 
+fn namespace_of_this_thread() -> Option<u64> {
+    fs::metadata("/proc/thread-self/ns/net").ok().map(|metadata| metadata.ino())
+}
+
 /// One network namespace's interfaces.
 #[derive(Debug)]
 pub(crate) struct Network {
     route: Netlink,
     /// `None` where the kernel has no generic netlink.
     generic: Option<Netlink>,
+    /// The inode of the network namespace, which is its own as long as the sockets are open; `None` without /proc.
+    namespace: Option<u64>,
 }
 
 impl Network {
@@ -36,7 +45,19 @@ impl Network {
     pub(crate) fn open() -> Result<Self, Error> {
         let route = Netlink::open(libc::NETLINK_ROUTE)
             .map_err(|source| Error::Netlink { operation: "open a netlink socket".into(), source })?;
-        Ok(Self { route, generic: Netlink::open(libc::NETLINK_GENERIC).ok() })
+        let generic = Netlink::open(libc::NETLINK_GENERIC).ok();
+        Ok(Self { route, generic, namespace: namespace_of_this_thread() })
+    }
+
+    /// The inode of the network namespace, as in /proc; `None` without /proc.
+    pub(crate) fn namespace(&self) -> Option<u64> {
+        self.namespace
+    }
+
+    /// Whether the calling thread is in this network namespace, as far as /proc tells. Commands of bpf(2) that name an
+    /// interface by its index mean that of the calling thread's.
+    pub(crate) fn is_of_this_thread(&self) -> bool {
+        self.namespace.is_some() && self.namespace == namespace_of_this_thread()
     }
 
     /// What is known of an interface.
@@ -103,19 +124,25 @@ impl Network {
         clsact::attach(&self.route, place, program, name)
     }
 
-    /// Whether our filter of this name stands there.
+    /// Whether a filter with the program of this id stands there.
     ///
     /// # Errors
     /// The kernel's.
-    pub(crate) fn has_filter(&self, place: &FilterPlace, name: &str) -> io::Result<bool> {
-        clsact::stands(&self.route, place, name)
+    pub(crate) fn has_filter(&self, place: &FilterPlace, program: u32) -> io::Result<bool> {
+        clsact::stands(&self.route, place, program)
     }
 
-    /// Takes our filter off; that it is gone already is no error.
+    /// The id of the program of a filter of this name that stands there; `None` where it is not there or does not tell.
+    pub(crate) fn filter_named(&self, place: &FilterPlace, name: &str) -> Option<u32> {
+        clsact::named(&self.route, place, name).ok().flatten()
+    }
+
+    /// Takes off the filter with the program of this id. Another's is left, and the answer is false; that it is gone
+    /// already is no error.
     ///
     /// # Errors
     /// The kernel's.
-    pub(crate) fn detach_filter(&self, place: &FilterPlace) -> io::Result<()> {
-        clsact::detach(&self.route, place)
+    pub(crate) fn detach_filter(&self, place: &FilterPlace, program: u32) -> io::Result<bool> {
+        clsact::detach(&self.route, place, program)
     }
 }

@@ -1,6 +1,7 @@
 //! What this kernel, this process and this host can do. Kernel features are tried, not guessed from its version:
 //! distributions take features back to old versions, and sandboxes take them away from new ones.
 
+pub(crate) mod helpers;
 mod host;
 mod privileges;
 mod warning;
@@ -16,6 +17,7 @@ pub use self::{
 };
 use crate::{
     Error,
+    object::Needs,
     sys::bpf::{self, Map},
 };
 
@@ -61,7 +63,7 @@ impl Features {
             batch: has_batch()?,
             mmapable: has_mmapable()?,
             // The loopback interface has index 1 in every network namespace.
-            tcx: bpf::query_tcx(1).is_ok(),
+            tcx: bpf::tcx_programs(1, true).is_ok(),
         })
     }
 
@@ -70,19 +72,20 @@ impl Features {
         (!self.batch).then_some(Warning::NoBatch).into_iter().collect()
     }
 
-    /// Refuses a kernel on which nothing would work.
-    pub(crate) fn require(&self, needs_btf: bool) -> Result<(), Error> {
+    /// Refuses a kernel on which nothing would work. Cost: one program of two instructions is loaded for each helper
+    /// that the programs call.
+    pub(crate) fn require(&self, needs: &Needs) -> Result<(), Error> {
         if !self.mmapable {
             return Err(Error::MissingFeature {
-                feature: "arrays that can be mapped into memory",
+                feature: "arrays that can be mapped into memory".into(),
                 since: "5.5",
                 release: self.release.clone(),
             });
         }
-        if needs_btf && !self.btf {
+        if needs.btf && !self.btf {
             return Err(Error::NoBtf { path: KERNEL_BTF });
         }
-        Ok(())
+        helpers::require(&needs.helpers, &self.release, helpers::ask)
     }
 }
 
@@ -142,11 +145,12 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let error = Features { mmapable: false, ..features() }.require(false).unwrap_err();
+        let error = Features { mmapable: false, ..features() }.require(&Needs::default()).unwrap_err();
         assert!(error.to_string().contains("5.5") && error.to_string().contains("5.4.0"), "{error}");
-        assert!(matches!(features().require(true), Err(Error::NoBtf { .. })));
-        assert!(features().require(false).is_ok());
-        assert!(Features { btf: true, ..features() }.require(true).is_ok());
+        let needs_btf = Needs { btf: true, ..Needs::default() };
+        assert!(matches!(features().require(&needs_btf), Err(Error::NoBtf { .. })));
+        assert!(features().require(&Needs::default()).is_ok());
+        assert!(Features { btf: true, ..features() }.require(&needs_btf).is_ok());
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::uplink::HookName;
+
 /// Something on this host that keeps traffic from flowing or costs speed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -38,6 +40,15 @@ pub enum Warning {
         interface: String,
         /// Whether it is a veth, whose other end must have GRO on or an XDP program.
         veth: bool,
+    },
+    /// Another dataplane has a program on the same interface.
+    SecondDataplane {
+        /// The interface.
+        interface: String,
+        /// Where the other one's program stands.
+        hook: HookName,
+        /// The program's id.
+        program_id: u32,
     },
     /// The kernel has no batch commands (5.6): many changes take longer.
     NoBatch,
@@ -94,6 +105,13 @@ impl fmt::Display for Warning {
             }
             Self::XdpCannotSend { interface, veth: false } => {
                 write!(f, "the driver of {interface} takes no frames from XDP; tc sends them")
+            }
+            Self::SecondDataplane { interface, hook, program_id } => {
+                write!(
+                    f,
+                    "{interface} has a program of another dataplane at {hook} (id {program_id}): each goes by tables of its \
+                     own, and the first in order takes what it knows; end one of them unless both are meant to be"
+                )
             }
             Self::NoBatch => {
                 f.write_str("this kernel has no batch commands (5.6): tables are written entry by entry")

@@ -390,7 +390,7 @@ pub(crate) enum LinkPlace {
     TcxEgress { first: bool },
 }
 
-/// A program's link to an interface. The program stays attached as long as it is open.
+/// A program's link to an interface. The program stays attached until this is dropped, or the process ends.
 #[derive(Debug)]
 pub(crate) struct Link {
     fd: OwnedFd,
@@ -432,6 +432,21 @@ impl Link {
     }
 }
 
+impl Drop for Link {
+    fn drop(&mut self) {
+        let mut attributes = attributes();
+        attributes.link_detach.link_fd = descriptor(self.fd.as_fd());
+        // By command and not by closing alone: between fork and exec a child of this process has the descriptor, too, and
+        // would keep the program attached.
+        // SAFETY: no pointer in the attributes of this command.
+        let result = unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attributes) };
+        // Before 5.9 there is no such command, and where the interface is gone there is nothing to do.
+        if let Err(error) = result {
+            tracing::trace!(%error, "a link is detached by closing it");
+        }
+    }
+}
+
 /// The name of the program with this id; `None` where the kernel does not tell us (it wants CAP_SYS_ADMIN).
 pub(crate) fn program_name(id: u32) -> Option<String> {
     let mut attributes = attributes();
@@ -442,16 +457,34 @@ pub(crate) fn program_name(id: u32) -> Option<String> {
     String::from_utf8(info.name.iter().take_while(|&&c| c != 0).map(|c| c.cast_unsigned()).collect()).ok()
 }
 
-/// Asks which programs stand at tcx ingress of an interface: on a kernel without tcx this fails with EINVAL.
+/// The id of a loaded program.
+///
+/// # Errors
+/// The kernel's; EINVAL where the descriptor is not a program.
+pub(crate) fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    let info: bpf_prog_info = object_info(program)?;
+    Ok(info.id)
+}
+
+/// The ids of the programs that stand at tcx of the interface of this index in the calling thread's network namespace,
+/// first to last. On a kernel without tcx this fails with EINVAL.
 ///
 /// # Errors
 /// The kernel's.
-pub(crate) fn query_tcx(interface: u32) -> io::Result<()> {
+pub(crate) fn tcx_programs(interface: u32, ingress: bool) -> io::Result<Vec<u32>> {
+    // As many as can stand at one place (BPF_MPROG_MAX in include/linux/bpf_mprog.h).
+    let mut ids = [0u32; 64];
+    let kind = if ingress { bpf_attach_type::BPF_TCX_INGRESS } else { bpf_attach_type::BPF_TCX_EGRESS };
     let mut attributes = attributes();
     attributes.query.__bindgen_anon_1.target_ifindex = interface;
-    attributes.query.attach_type = bpf_attach_type::BPF_TCX_INGRESS as u32;
-    // SAFETY: all pointers in the attributes are null, so that the kernel only counts.
-    unsafe { bpf(bpf_cmd::BPF_PROG_QUERY, &mut attributes) }.map(|_| ())
+    attributes.query.attach_type = kind as u32;
+    attributes.query.prog_ids = ids.as_mut_ptr() as u64;
+    attributes.query.__bindgen_anon_2.prog_cnt = ids.len() as u32;
+    // SAFETY: the kernel writes as many ids as we say that there is room for; the other pointers are null.
+    unsafe { bpf(bpf_cmd::BPF_PROG_QUERY, &mut attributes) }?;
+    // SAFETY: the attributes are those of a query, and the union is integers.
+    let count = unsafe { attributes.query.__bindgen_anon_2.prog_cnt } as usize;
+    Ok(ids.into_iter().take(count).collect())
 }
 
 /// A struct that BPF_OBJ_GET_INFO_BY_FD fills for one kind of object.
@@ -478,4 +511,34 @@ fn object_info<T: Info>(object: BorrowedFd<'_>) -> io::Result<T> {
     // in them are those of lists, and their lengths are 0.
     unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }?;
     Ok(info)
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::programs::Program;
+    use dataplane_core::tables::Capacity;
+    use dataplane_testkit::{net::Namespace, require_kernel};
+
+    use super::*;
+    use crate::{EbpfDataplane, object::INGRESS};
+
+    /// As in a child between fork and exec.
+    #[test]
+    fn a_dropped_link_is_detached_though_somebody_has_its_descriptor() {
+        require_kernel!(tcx_programs(1, true).map(|_| ()));
+        let host = Namespace::new("link").unwrap();
+        let builder = EbpfDataplane::builder().unpinned().capacity(Capacity::small());
+        let plane = host.run(|| builder.open()).unwrap();
+        let Some(Program::SchedClassifier(program)) = plane.ebpf.program(INGRESS) else {
+            panic!("{INGRESS}")
+        };
+        let program = program.fd().unwrap().as_fd();
+        host.run(|| {
+            let link = Link::create(program, 1, LinkPlace::TcxIngress { first: true }).unwrap();
+            let _inherited = link.fd.try_clone().unwrap();
+            assert_eq!(tcx_programs(1, true).unwrap(), [program_id(program).unwrap()]);
+            drop(link);
+            assert_eq!(tcx_programs(1, true).unwrap(), [0; 0]);
+        });
+    }
 }

@@ -10,13 +10,38 @@ use std::{
     time::Duration,
 };
 
-use dataplane_core::tables::Capacity;
-use dataplane_ebpf::{Builder, EbpfDataplane, Error};
-use dataplane_testkit::net::{Interface, Namespace, veth};
+use dataplane_core::{
+    pipeline::{Hook, Verdict},
+    tables::{Capacity, Store as _},
+};
+use dataplane_ebpf::{Builder, EbpfDataplane, Error, Features, KernelTables};
+use dataplane_testkit::{
+    child,
+    net::{Interface, Namespace, veth},
+};
 
 /// Small tables, nothing pinned.
 pub fn small() -> Builder {
     EbpfDataplane::builder().unpinned().capacity(Capacity::small())
+}
+
+pub const XDP: &str = "forebay_xdp";
+pub const INGRESS: &str = "forebay_ingress";
+pub const EGRESS: &str = "forebay_egress";
+
+/// Kernels before 6.6 have none; the other choices are tested there.
+pub fn has_tcx() -> bool {
+    Features::probe().unwrap().tcx
+}
+
+/// How many packets a hook's program has seen, by its own counters.
+pub fn seen(tables: &KernelTables, hook: Hook) -> u64 {
+    Verdict::all().map(|verdict| tables.counters().verdict(hook, verdict).unwrap()).sum()
+}
+
+/// The kernel's id of a loaded program.
+pub fn id(plane: &EbpfDataplane, name: &str) -> u32 {
+    plane.programs().unwrap().iter().find(|program| program.name == name).unwrap().id
 }
 
 /// A host with an interface `uplink`, and what is at its other end.
@@ -87,17 +112,17 @@ pub fn is_child(test: &str) -> bool {
 }
 
 /// Runs one test of this program anew in a process of its own, behind a command that changes what it may see, if any.
+/// Where that takes too long, it is killed and its words are in the panic.
 pub fn in_child(test: &str, wrapper: &[&str]) -> Output {
     let this = env::current_exe().unwrap();
     let mut line: Vec<&OsStr> = wrapper.iter().map(OsStr::new).collect();
     line.extend([this.as_os_str(), OsStr::new("--exact"), OsStr::new("--nocapture"), OsStr::new(test)]);
-    Command::new(line[0]).args(&line[1..]).env(STAGE, test).output().unwrap()
+    child::output(Command::new(line[0]).args(&line[1..]).env(STAGE, test), child::LIMIT)
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
+    let output = child::output(Command::new(program).args(arguments), child::LIMIT)
         .unwrap_or_else(|error| panic!("{program} (from Debian's packages): {error}"));
     assert!(
         output.status.success(),
