@@ -11,7 +11,7 @@ mod program;
 
 use std::{thread, time::Duration};
 
-use common::small;
+use common::{kernel, small};
 use dataplane_core::{
     abi::{TestInput, map},
     tables::Store,
@@ -21,11 +21,8 @@ use dataplane_testkit::{net::wait_for, require_kernel};
 use program::{BEGUN, ENDED, LongProgram};
 
 /// The instruction `may_goto`, without which the verifier lets nothing run for so long.
-fn has_may_goto() -> Result<(), String> {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version >= (6, 9) { Ok(()) } else { Err(format!("Linux {release} has no may_goto; 6.9 has")) }
+fn has_may_goto() -> Result<(), &'static str> {
+    if kernel::is_at_least(6, 9) { Ok(()) } else { Err("before Linux 6.9 there is no may_goto") }
 }
 
 #[test]
