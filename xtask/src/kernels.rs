@@ -1,5 +1,5 @@
-//! Verifies every program on this kernel and on Debian's, and holds what the verifier finds under the budget:
-//! `cargo xtask kernels`.
+//! Verifies every program on this kernel and on Debian's, holds what the verifier finds under the budget, and sends real
+//! traffic through the programs on Debian's kernels: `cargo xtask kernels`.
 
 use std::{
     env,
@@ -17,6 +17,19 @@ use crate::{
     guest::Guest,
     machine, process, repo,
 };
+
+/// The kernel tests that run on Debian's kernels too, of the test program `traffic`: real sockets, TCP and UDP, IPv4 and
+/// IPv6. What those at tcx say holds for clsact where the kernel has no tcx.
+const GUEST_TESTS: [&str; 5] = [
+    "balance::clsact_balances_with_every_offload_on",
+    "balance::tcx_balances_with_every_offload_on",
+    "balance::xdp_balances_and_leaves_nothing_to_tcx",
+    "neighbour::tcx_waits_for_a_cold_neighbour",
+    "transfer::tcx_carries_large_segments_with_unfinished_checksums",
+];
+
+/// What those tests need of a kernel that has it as modules.
+const GUEST_MODULES: [&str; 3] = ["veth", "sch_ingress", "cls_bpf"];
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -42,9 +55,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             Err(reason) => println!("not verified on this kernel: {reason}"),
         }
     }
+    let traffic =
+        static_executables(&["test", "--no-run", "--package", "dataplane-ebpf", "--test", "traffic"])?;
+    let traffic = traffic.first().context("cargo built no test program `traffic`")?;
     for (name, package) in KERNELS {
         if wanted(name) {
-            report.add(name, || verify_in_guest(package, verify, &object));
+            report.add(name, || run_in_guest(package, verify, traffic, &object));
         }
     }
     report.close()
@@ -75,7 +91,7 @@ impl Report {
                 if !finding.fits() {
                     self.fail(kernel, &format!("{program} is over the budget"));
                 }
-            } else if line.starts_with("variant ") || line.starts_with("kernel ") {
+            } else if ["variant ", "kernel ", "test "].iter().any(|said| line.starts_with(said)) {
                 println!("{kernel:>6}  {line}");
             }
         }
@@ -113,21 +129,37 @@ fn verify_here(verify: &Path, object: &Path) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-fn verify_in_guest(package: &str, verify: &Path, object: &Path) -> Result<Vec<String>> {
+/// Verifies the programs of the object on Debian's kernel, and runs [`GUEST_TESTS`] with them.
+fn run_in_guest(package: &str, verify: &Path, traffic: &Path, object: &Path) -> Result<Vec<String>> {
     let kernel = Kernel::fetch(package)?;
     let mut commands = vec!["echo kernel $(uname -r)".to_owned()];
     for Variant { name, constants } in VARIANTS {
         commands.push(format!("echo 'variant {name}'"));
         commands.push(format!("/verify /object {}", constants.join(" ")));
     }
-    Guest {
+    // A test that skips itself must not pass for one that ran.
+    commands.push(format!("export FOREBAY_REQUIRE_KERNEL=1 {OBJECT_VARIABLE}=/object"));
+    commands.push(format!("/traffic --test-threads=1 --exact {}", GUEST_TESTS.join(" ")));
+    let lines = Guest {
         kernel: &kernel,
-        files: &[(verify.to_path_buf(), "verify"), (object.to_path_buf(), "object")],
-        modules: &[],
+        files: &[
+            (verify.to_path_buf(), "verify"),
+            (traffic.to_path_buf(), "traffic"),
+            (object.to_path_buf(), "object"),
+        ],
+        modules: &GUEST_MODULES,
         commands: &commands,
         time_limit: Duration::from_secs(180),
     }
-    .run()
+    .run()?;
+    for test in GUEST_TESTS {
+        // A name that no test has any more would be filtered out in silence.
+        let passed = format!("test {test} ... ok");
+        if !lines.contains(&passed) {
+            bail!("the guest did not run {test}:\n{}", lines.join("\n"));
+        }
+    }
+    Ok(lines)
 }
 
 /// Runs cargo with these arguments (`build …`, `test --no-run …`) and returns the programs that it built, linked

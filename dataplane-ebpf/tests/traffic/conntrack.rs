@@ -2,13 +2,12 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use dataplane_core::{
     abi::{FLOW_REPLY, FlowV4, FlowV6, TupleV4, TupleV6},
-    pipeline::{Seen, Timeouts},
+    pipeline::{Seen, Tick, Timeouts},
     tables::Store,
 };
 use dataplane_testkit::{
@@ -19,8 +18,9 @@ use rustix::net::{self, AddressFamily, SocketType, sockopt};
 
 use crate::world::{Front, Hooks, PATIENCE, World};
 
-/// One entry: which packets it is for, what they become, whether it is that of the replies, and what was seen.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// One entry: which packets it is for, what they become, whether it is that of the replies, and what was seen and
+/// when.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
     from: SocketAddr,
     to: SocketAddr,
@@ -28,6 +28,7 @@ struct Entry {
     new_to: SocketAddr,
     reply: bool,
     seen: u32,
+    last_seen: Tick,
 }
 
 /// All entries of a family, whatever their age.
@@ -46,6 +47,7 @@ fn entries(world: &World, v6: bool) -> Vec<Entry> {
                     new_to: at(flow.destination, flow.destination_port),
                     reply: flow.flags & FLOW_REPLY != 0,
                     seen: flow.state.seen(),
+                    last_seen: Tick(flow.last_seen),
                 }
             }
         };
@@ -56,7 +58,7 @@ fn entries(world: &World, v6: bool) -> Vec<Entry> {
     } else {
         tables.conntrack_v4().entries().map(convert!(TupleV4, FlowV4, std::net::Ipv4Addr::from)).collect()
     };
-    entries.sort();
+    entries.sort_by_key(|entry| (entry.from, entry.to));
     entries
 }
 
@@ -99,12 +101,17 @@ fn a_connection_is_two_entries_which_both_show_how_it_ended() {
         })
         .unwrap_or_else(|error| panic!("{error}: {:#?}", entries(&world, front.v6)));
 
-        let entries = entries(&world, front.v6);
+        let mut entries = entries(&world, front.v6);
+        for entry in &mut entries {
+            // Whenever that was.
+            entry.last_seen = Tick::default();
+        }
         let original = entries.iter().find(|entry| !entry.reply).unwrap();
         let client = original.from;
         assert_eq!(client.ip(), world.net.client_addresses.both()[usize::from(front.v6)]);
         let (virtual_address, backend) = (front.virtual_address(), backend.socket_address());
         let seen = fins | Seen::REPLIED | Seen::CONFIRMED;
+        let last_seen = Tick::default();
         let expected = [
             Entry {
                 from: client,
@@ -113,8 +120,17 @@ fn a_connection_is_two_entries_which_both_show_how_it_ended() {
                 new_to: backend,
                 reply: false,
                 seen,
+                last_seen,
             },
-            Entry { from: backend, to: client, new_from: virtual_address, new_to: client, reply: true, seen },
+            Entry {
+                from: backend,
+                to: client,
+                new_from: virtual_address,
+                new_to: client,
+                reply: true,
+                seen,
+                last_seen,
+            },
         ];
         for entry in &expected {
             assert!(entries.contains(entry), "no {entry:#?} in {entries:#?}");
@@ -153,30 +169,51 @@ fn silenced<T>(world: &World, front: Front, closure: impl FnOnce() -> T) -> T {
     value
 }
 
-/// A client that vanished without a word, and comes back from the same port: while its flow lives, its packets go where
-/// they went; afterwards they go where new ones go.
+/// A little more than the shortest time-out that there is, so that it holds as it stands.
+const TIMEOUT: u64 = Timeouts::SHORTEST + 300;
+
+/// Waits until every entry is older than [`TIMEOUT`], by the clock that the programs read: nobody may send any more.
+fn wait_expired(world: &World, v6: bool) {
+    let limit = Tick::ticks_of_milliseconds(TIMEOUT);
+    wait_for(PATIENCE, "all entries are older than their time-out", || {
+        let clock = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+        let now = Tick::from_nanoseconds(Duration::try_from(clock).unwrap().as_nanos() as u64);
+        entries(world, v6).iter().all(|entry| now.since(entry.last_seen) > limit)
+    })
+    .unwrap_or_else(|error| panic!("{error}: {:#?}", entries(world, v6)));
+}
+
+/// A client that vanished without a word, and comes back from the same port: once its flow has timed out, its packets go
+/// where new ones go.
 #[test]
 fn a_tcp_flow_that_timed_out_is_chosen_anew() {
     require_kernel!();
     let net = World::topology(Hooks::Tcx, 3);
-    let timeouts = Timeouts { tcp_established: 400, ..Timeouts::default() };
+    let timeouts = Timeouts { tcp_established: TIMEOUT, ..Timeouts::default() };
     let world = World::with(Hooks::Tcx, net, |builder| builder.timeouts(timeouts));
-    for front in Front::TCP {
-        let before = accepted(&world);
+    let clients = Front::TCP.map(|front| {
         world.balance(front, [world.backend(front, 0)]);
-        let first = connect(&world, front, 41_000).unwrap();
-        wait_accepted(&world, &[before[0] + 1, before[1], before[2]]);
+        let client = connect(&world, front, 41_000).unwrap();
         let established = Seen::REPLIED | Seen::CONFIRMED;
         wait_for(PATIENCE, "an established flow", || {
-            entries(&world, front.v6).iter().all(|entry| entry.seen == established)
+            let entries = entries(&world, front.v6);
+            entries.len() == 2 && entries.iter().all(|entry| entry.seen == established)
         })
         .unwrap_or_else(|error| panic!("{error}: {:#?}", entries(&world, front.v6)));
         world.balance(front, [world.backend(front, 0).draining(), world.backend(front, 1)]);
-        silenced(&world, front, || drop(first));
-        // It is this time itself that is tested: the time-out, and two ticks of the clock.
-        thread::sleep(Duration::from_millis(400 + 2 * 135));
-        let _second = connect(&world, front, 41_000).unwrap();
-        wait_accepted(&world, &[before[0] + 1, before[1] + 1, before[2]]);
+        client
+    });
+    wait_accepted(&world, &[2, 0, 0]);
+    for (front, client) in Front::TCP.into_iter().zip(clients) {
+        silenced(&world, front, || drop(client));
+    }
+    let _second = Front::TCP.map(|front| {
+        wait_expired(&world, front.v6);
+        assert_eq!(world.counters(front).flows, 1);
+        connect(&world, front, 41_000).unwrap()
+    });
+    wait_accepted(&world, &[2, 2, 0]);
+    for front in Front::TCP {
         assert_eq!(world.counters(front).flows, 2);
     }
 }
@@ -185,25 +222,40 @@ fn a_tcp_flow_that_timed_out_is_chosen_anew() {
 fn a_udp_flow_lives_as_long_as_it_talks() {
     require_kernel!();
     let net = World::topology(Hooks::Xdp, 3);
-    let timeouts = Timeouts { udp: 60_000, udp_stream: 1_500, ..Timeouts::default() };
+    let timeouts = Timeouts { udp: 60_000, udp_stream: TIMEOUT, ..Timeouts::default() };
     let world = World::with(Hooks::Xdp, net, |builder| builder.timeouts(timeouts));
-    for front in [Front::UDP_V4, Front::UDP_V6] {
+    let fronts = [Front::UDP_V4, Front::UDP_V6];
+    let clients = fronts.map(|front| {
         world.balance(front, [world.backend(front, 0)]);
-        let client = world.net.client.run(|| UdpClient::connect(front.virtual_address())).unwrap();
-        let ask = |text: String| client.exchange(text.as_bytes(), PATIENCE).unwrap().server;
-        ask("first".into());
+        world.net.client.run(|| UdpClient::connect(front.virtual_address())).unwrap()
+    });
+    let mut number = 0;
+    let mut ask = || {
+        number += 1;
+        clients.each_ref().map(|client| client.exchange(format!("{number}").as_bytes(), PATIENCE).unwrap().server)
+    };
+    ask();
+    for front in fronts {
         world.balance(front, [world.backend(front, 0).draining(), world.backend(front, 1)]);
-        // It talks for longer than the time-out: its entries are refreshed about once a second.
-        for number in 0..10 {
-            assert_eq!(ask(format!("{number}")), "backend0", "{number}");
-            thread::sleep(Duration::from_millis(250));
-        }
+    }
+    // It talks for longer than the time-out: its entries are refreshed about once a second.
+    let begin = Instant::now();
+    wait_for(PATIENCE, "twice the time-out", || {
+        let asked = begin.elapsed();
+        assert_eq!(ask(), ["backend0", "backend0"], "after {asked:?}");
+        asked > 2 * Duration::from_millis(TIMEOUT)
+    })
+    .unwrap();
+    for front in fronts {
         assert_eq!(world.counters(front).flows, 1);
         let [one, two] = entries(&world, front.v6).try_into().unwrap();
         assert_eq!([one.seen, two.seen], [Seen::REPLIED | Seen::CONFIRMED; 2]);
-        // It is this time itself that is tested.
-        thread::sleep(Duration::from_millis(1_500 + 2 * 135));
-        assert_eq!(ask("after a silence".into()), "backend1");
+    }
+    for front in fronts {
+        wait_expired(&world, front.v6);
+    }
+    assert_eq!(ask(), ["backend1", "backend1"], "after a silence");
+    for front in fronts {
         assert_eq!(world.counters(front).flows, 2);
     }
 }

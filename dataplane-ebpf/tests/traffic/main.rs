@@ -16,6 +16,8 @@
 
 mod balance;
 mod conntrack;
+#[path = "../common/kernel.rs"]
+mod kernel;
 mod local;
 mod neighbour;
 mod one_arm;

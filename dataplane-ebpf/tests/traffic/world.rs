@@ -16,11 +16,13 @@ use dataplane_core::{
     tables::{Capacity, Store},
     wire::Be16,
 };
-use dataplane_ebpf::{Builder, EbpfDataplane, TcMode, Uplink, XdpMode, testing};
+use dataplane_ebpf::{Builder, EbpfDataplane, TcAttachment, TcMode, Uplink, XdpMode, testing};
 use dataplane_testkit::net::{
     AddressPlan, HttpServer, LoadBalancerTopology, Namespace, Offload, Statistics, UdpClient, UdpEchoServer,
     http, wait_for,
 };
+
+use crate::kernel;
 
 /// More than any answer takes on a machine under load; nothing waits for so long unless something is wrong.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -28,11 +30,11 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// At which hooks the balancer's dataplane stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hooks {
-    /// tcx alone; all offloads of the veths are on, so that packets carry unfinished checksums and many segments.
+    /// tcx alone, or clsact on kernels before 6.6, which have no tcx; all offloads of the veths are on, so that packets carry unfinished checksums and many segments.
     Tcx,
     /// clsact alone, likewise.
     Clsact,
-    /// XDP in the driver and tcx; hosts finish their checksums themselves.
+    /// XDP in the driver, and tcx or clsact; hosts finish their checksums themselves.
     Xdp,
     /// XDP in the stack and tcx, likewise, and all neighbours known. Seen on 6.18: where the stack copies a packet for XDP
     /// and XDP passes it on, the copy reaches tcx without its Ethernet header (its `mac_len` is 0), so that tcx can't
@@ -164,16 +166,23 @@ impl World {
         for name in uplinks {
             let uplink = Uplink::named(name);
             builder = builder.uplink(match hooks {
-                Hooks::Tcx => uplink.xdp(XdpMode::Off).tc(TcMode::Tcx),
+                Hooks::Tcx => uplink.xdp(XdpMode::Off).tc(TcMode::Auto),
                 Hooks::Clsact => uplink.xdp(XdpMode::Off).tc(TcMode::Clsact),
-                Hooks::Xdp => uplink.xdp(XdpMode::Native).tc(TcMode::Tcx),
-                Hooks::XdpGeneric => uplink.xdp(XdpMode::Generic).tc(TcMode::Tcx),
+                Hooks::Xdp => uplink.xdp(XdpMode::Native).tc(TcMode::Auto),
+                Hooks::XdpGeneric => uplink.xdp(XdpMode::Generic).tc(TcMode::Auto),
             });
         }
         let plane = net.balancer.run(|| settings(builder).open()).unwrap();
         for attachment in plane.attachments() {
             let can = (attachment.xdp_redirect, attachment.xdp_tx);
-            assert_eq!(can, (hooks.xdp(), ends.is_some() || hooks == Hooks::XdpGeneric), "{attachment}");
+            let sends = hooks.xdp() && kernel_tells_xdp_features();
+            assert_eq!(can, (sends, sends && (ends.is_some() || hooks == Hooks::XdpGeneric)), "{attachment}");
+            let tc = match (hooks, kernel::is_at_least(6, 6)) {
+                (Hooks::Clsact, _) => TcAttachment::Clsact,
+                (_, true) => TcAttachment::Tcx,
+                (_, false) => TcAttachment::ClsactForLackOfTcx,
+            };
+            assert_eq!(attachment.tc, tc, "{attachment}");
         }
         if hooks.xdp() {
             // The kernel switches it on with XDP; the balancer's own stack shall see what is on the wire.
@@ -293,6 +302,12 @@ impl World {
         });
         outcome.unwrap_or_else(|error| panic!("{error}: {seen}"));
     }
+}
+
+/// Whether the kernel says which interfaces take frames from XDP, as it does from 6.3 on. Where it does not, XDP sends
+/// nothing and leaves all to tc.
+pub fn kernel_tells_xdp_features() -> bool {
+    kernel::is_at_least(6, 3)
 }
 
 /// Has the balancer know all its neighbours for good.

@@ -1,7 +1,8 @@
 //! The mutations: each breaks another stage of the pipeline.
 //!
 //! The list follows the code: where a line is changed that stands here, the chore says so, and the list is mended.
-//! Only what changes verdicts, bytes or tables of single frames belongs here; races are other tests' business.
+//! What changes verdicts, bytes or tables of single frames is for the agreement test; what lets a packet believe a value
+//! that is being changed, or another key's, is for the torn-read test.
 
 use std::{fs, path::Path};
 
@@ -21,7 +22,8 @@ pub struct Mutation {
     pub to: &'static str,
 }
 
-pub const MUTATIONS: &[Mutation] = &[
+/// Mutations that the agreement test must catch.
+pub const AGREEMENT: &[Mutation] = &[
     Mutation {
         name: "second-tag",
         breaks: "parse: of two 802.1Q tags the second is not stepped over",
@@ -108,6 +110,45 @@ pub const MUTATIONS: &[Mutation] = &[
     },
 ];
 
+/// Mutations that the torn-read test must catch.
+pub const TORN: &[Mutation] = &[
+    Mutation {
+        name: "torn-word",
+        breaks: "maps: a word of an array is loaded in two pieces, as a memcpy may",
+        file: "dataplane-ebpf/programs/src/maps.rs",
+        from: "Some(unsafe { read_volatile(value) })",
+        to: "Some(unsafe { u64::from(read_volatile(value.cast::<u32>())) | u64::from(read_volatile(value.cast::<u32>().add(1))) << 32 })",
+    },
+    Mutation {
+        name: "word-tag",
+        breaks: "decide: an index that was given to another frontend is followed",
+        file: "dataplane-core/src/pipeline/decide.rs",
+        from: "if found.tag() != tag || word.tag() != tag || word.base() == 0 {",
+        to: "if found.tag() != tag || word.base() == 0 {",
+    },
+    Mutation {
+        name: "reference-tag",
+        breaks: "decide: an element of the services that was recycled is followed",
+        file: "dataplane-core/src/pipeline/decide.rs",
+        from: "if found.tag() != tag || word.tag() != tag || word.base() == 0 {",
+        to: "if word.tag() != tag || word.base() == 0 {",
+    },
+    Mutation {
+        name: "flow-tag",
+        breaks: "maps: an element of conntrack that was recycled is believed",
+        file: "dataplane-ebpf/programs/src/maps.rs",
+        from: "into.state.tag() == tag && into.tail_tag == tag && self.state().tag() == tag",
+        to: "tag != into.frontend.wrapping_add(1)",
+    },
+    Mutation {
+        name: "flow-tail",
+        breaks: "maps: an element of conntrack is believed where only its front is still the key's",
+        file: "dataplane-ebpf/programs/src/maps.rs",
+        from: "into.state.tag() == tag && into.tail_tag == tag && self.state().tag() == tag",
+        to: "into.state.tag() == tag && self.state().tag() == tag",
+    },
+];
+
 impl Mutation {
     /// Changes the line in the copy at `root`.
     pub fn apply(&self, root: &Path) -> Result<()> {
@@ -142,20 +183,21 @@ mod tests {
 
     #[test]
     fn each_line_stands_in_its_file_once() {
-        for mutation in MUTATIONS {
+        let all = || AGREEMENT.iter().chain(TORN);
+        for mutation in all() {
             let text = fs::read_to_string(crate::repo::root().join(mutation.file)).unwrap();
             let changed = mutation.changed(&text).unwrap();
             let differing = text.lines().zip(changed.lines()).filter(|(old, new)| old != new).count();
             assert_eq!(differing, 1, "{}", mutation.name);
             assert_eq!(text.lines().count(), changed.lines().count(), "{}", mutation.name);
         }
-        let names: HashSet<_> = MUTATIONS.iter().map(|mutation| mutation.name).collect();
-        assert_eq!(names.len(), MUTATIONS.len());
+        let names: HashSet<_> = all().map(|mutation| mutation.name).collect();
+        assert_eq!(names.len(), all().count());
     }
 
     #[test]
     fn a_line_that_is_not_there_or_twice_is_an_error() {
-        let mutation = &MUTATIONS[0];
+        let mutation = &AGREEMENT[0];
         assert!(mutation.changed("nothing of the kind").is_err());
         assert!(mutation.changed(&format!("{0}\n  {0}\n", mutation.from)).is_err());
     }
