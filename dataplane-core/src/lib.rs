@@ -23,6 +23,8 @@
 
 pub mod abi;
 #[cfg(feature = "std")]
+pub mod collect;
+#[cfg(feature = "std")]
 pub mod compile;
 #[cfg(feature = "std")]
 pub mod control;

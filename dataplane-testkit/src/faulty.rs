@@ -7,9 +7,10 @@ use std::sync::{
 
 use dataplane_core::{
     abi::{FlowV4, FlowV6, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, TupleV4, TupleV6},
-    pipeline::{Hook, Verdict},
+    pipeline::{self, Hook, Tick, Verdict},
     tables::{
-        BatchError, Cause, Counters, Entries, HashTable, Operation, Store, TableError, Tables, WordArray,
+        BatchError, Cause, Counters, Entries, FlowTable, HashTable, Moment, Operation, ScanPosition, Store,
+        Suspect, TableError, Tables, WordArray,
     },
 };
 
@@ -194,6 +195,34 @@ impl<K, V> FaultyHash<K, V> {
     }
 }
 
+/// A look of the collector is a write.
+macro_rules! flow_table {
+    ($key:ty, $value:ty, $select:ident) => {
+        impl FlowTable<$key, $value> for FaultyHash<$key, $value> {
+            fn scan(
+                &self,
+                from: ScanPosition,
+                into: &mut Vec<($key, $value)>,
+            ) -> Result<Option<ScanPosition>, TableError> {
+                self.inner.$select().scan(from, into)
+            }
+
+            fn collect(
+                &self,
+                suspects: &[Suspect<$key>],
+                at: &Moment,
+                fates: &mut Vec<pipeline::Fate>,
+            ) -> Result<(), TableError> {
+                let look = || self.inner.$select().collect(suspects, at, fates);
+                self.faults.write(self.name(), Operation::Collect, look)
+            }
+        }
+    };
+}
+
+flow_table!(TupleV4, FlowV4, conntrack_v4);
+flow_table!(TupleV6, FlowV6, conntrack_v6);
+
 impl<K, V> HashTable<K, V> for FaultyHash<K, V> {
     fn name(&self) -> &'static str {
         self.table().name()
@@ -303,6 +332,10 @@ impl Store for FaultyStore {
             conntrack_v6: &self.conntrack_v6,
             counters: &self.counters,
         }
+    }
+
+    fn now(&self) -> Tick {
+        self.inner.now()
     }
 
     fn synchronize(&self) -> Result<(), TableError> {

@@ -13,6 +13,7 @@ use dataplane_core::{
     },
     compile::ServiceKey,
     model::Frontend,
+    pipeline::Tick,
     tables::{Entries, HashTable, Store, TableError, Tables, WordArray},
 };
 use zerocopy::IntoBytes;
@@ -442,6 +443,10 @@ impl Store for Witness {
             backends_v6: &self.backends_v6,
             ..self.inner.tables()
         }
+    }
+
+    fn now(&self) -> Tick {
+        self.inner.now()
     }
 
     fn synchronize(&self) -> Result<(), TableError> {

@@ -17,6 +17,7 @@ mod counters;
 mod flow;
 mod interface;
 mod service;
+mod suspect;
 
 pub use backend::{BACKEND_DRAINING, BACKEND_LOCAL, BackendRef, BackendV4, BackendV6};
 pub use config::{CONFIG_WORDS, Setting, TEST_INPUT_WORDS, TestInput};
@@ -26,6 +27,7 @@ pub use interface::{INTERFACE_PLACES, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, 
 pub use service::{
     SLOT_HEADER_WORDS, SLOT_LINE_WORDS, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
 };
+pub use suspect::{COLLECTOR_WORDS, CollectorWord, SUSPECTS, SuspectV4, SuspectV6};
 
 /// The version of everything in this module. It rises with each change of a layout or of a field's meaning.
 pub const ABI_VERSION: u64 = 1;
@@ -56,6 +58,12 @@ pub mod map {
     pub const COUNTERS: &str = "counters";
     /// [`ServiceCounters`](super::ServiceCounters) by index of the frontend, a per-CPU array.
     pub const SERVICE_COUNTERS: &str = "service_counters";
+    /// [`SuspectV4`](super::SuspectV4)s of the collector, a memory-mapped array.
+    pub const SUSPECTS_V4: &str = "suspects_v4";
+    /// [`SuspectV6`](super::SuspectV6)s of the collector, a memory-mapped array.
+    pub const SUSPECTS_V6: &str = "suspects_v6";
+    /// One word for each [`CollectorWord`](super::CollectorWord), a memory-mapped array.
+    pub const COLLECTOR: &str = "collector";
     /// Time and randomness for tests, one word for each [`TestInput`](super::TestInput), a memory-mapped array.
     pub const TEST_INPUTS: &str = "test_inputs";
 }

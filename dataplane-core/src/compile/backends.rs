@@ -121,9 +121,9 @@ impl Backends {
         place.written == Some(place.drains())
     }
 
-    /// Whether somebody holds the backend of this place.
-    pub fn is_held(&self, index: u32) -> bool {
-        self.places[index as usize].holders > 0
+    /// How many lists hold the backend of this place.
+    pub fn holders(&self, index: u32) -> u32 {
+        self.places[index as usize].holders
     }
 
     /// A row is about to be written: until it was, nobody knows what stands there.
@@ -191,7 +191,7 @@ mod tests {
         assert!(!backends.row(index).draining && !backends.is_written(index));
         backends.was_written(&backends.row(index));
         assert_eq!(backends.let_go(index, false), Loss::Holder);
-        assert!(backends.is_written(index) && backends.is_held(index));
+        assert!(backends.is_written(index) && backends.holders(index) == 1);
         assert_eq!(backends.let_go(index, true), Loss::LastHolder);
     }
 

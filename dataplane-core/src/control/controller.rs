@@ -14,6 +14,7 @@ use super::{
     wait::{Wakers, outcome},
 };
 use crate::{
+    collect::{Collected, Collector},
     reconcile::{Engine, NextWake, Settings, Usage},
     source::{
         Changes, CommitError, ControlSource, Inbox, OwnerName, Precedence, Revision, SourceHandle, StopToken,
@@ -31,12 +32,16 @@ pub struct Controller {
     pub(super) shared: Arc<Shared>,
 }
 
+/// From one round of the collector to the next.
+const COLLECT_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Tells a time that never goes back.
 pub(super) type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 pub(super) struct Shared {
     pub desired: Mutex<DesiredState>,
     pub engine: Mutex<Engine>,
+    pub collector: Mutex<Collector>,
     pub finished: Condvar,
     pub wakers: Wakers,
     pub changed: Signal,
@@ -49,6 +54,7 @@ pub struct ControllerBuilder {
     store: Arc<dyn Store>,
     guard: RemovalGuard,
     settings: Settings,
+    collect_interval: Duration,
     clock: Option<Clock>,
 }
 
@@ -72,6 +78,13 @@ impl ControllerBuilder {
         self
     }
 
+    /// From the beginning of one round of the collector to that of the next: 5 s by default, 1 s at least. An entry whose
+    /// time is over is gone two rounds later at the latest.
+    pub fn collect_interval(mut self, interval: Duration) -> Self {
+        self.collect_interval = interval;
+        self
+    }
+
     /// What time it is, since any beginning: for the guard against mass removal and for threads. By default the time
     /// since the controller was made.
     pub fn clock(mut self, clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
@@ -81,7 +94,7 @@ impl ControllerBuilder {
 
     /// Makes the controller.
     pub fn build(self) -> Controller {
-        let Self { store, guard, settings, clock } = self;
+        let Self { store, guard, settings, collect_interval, clock } = self;
         let clock = clock.unwrap_or_else(|| {
             let start = Instant::now();
             Arc::new(move || start.elapsed())
@@ -89,6 +102,7 @@ impl ControllerBuilder {
         Controller {
             shared: Arc::new(Shared {
                 desired: Mutex::new(DesiredState::new(guard)),
+                collector: Mutex::new(Collector::new(store.clone(), collect_interval)),
                 engine: Mutex::new(Engine::new(store, settings)),
                 finished: Condvar::new(),
                 wakers: Wakers::default(),
@@ -111,6 +125,7 @@ impl Controller {
             store,
             guard: RemovalGuard::default(),
             settings: Settings::default(),
+            collect_interval: COLLECT_INTERVAL,
             clock: None,
         }
     }
@@ -152,10 +167,27 @@ impl Controller {
             self.shared.wakers.wake(&self.shared.desired);
         }
         engine.release(&self.shared.desired, now);
+        let revoked = engine.take_revoked();
+        if !revoked.is_empty() {
+            let mut collector = self.shared.collector.lock();
+            revoked.into_iter().for_each(|(family, flow)| collector.revoke(family, flow));
+        }
         engine.next_wake(&self.shared.desired)
     }
 
-    /// Steps on one thread that sleeps until there is something to do. Dropping what this returns ends it.
+    /// Takes entries of flows that are over out of conntrack: one slice of a round, if one is due, of some hundreds of
+    /// entries. Who does not [`spawn`](Self::spawn) calls it beside [`step`](Self::step), after it and when the time comes
+    /// that it returns. `now` must never go back.
+    pub fn collect(&self, now: Duration) -> NextWake {
+        self.shared.collector.lock().step(now)
+    }
+
+    /// What the collector has done so far.
+    pub fn collected(&self) -> Collected {
+        self.shared.collector.lock().done()
+    }
+
+    /// Steps and collects on one thread that sleeps until there is something to do. Dropping what this returns ends it.
     ///
     /// # Errors
     /// Where the operating system gives no thread.

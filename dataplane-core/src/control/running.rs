@@ -42,7 +42,8 @@ fn run(controller: &Controller, stop: &AtomicBool) {
         if stop.load(Ordering::Acquire) {
             return;
         }
-        match controller.step(controller.now()) {
+        let step = controller.step(controller.now());
+        match step.earlier(controller.collect(controller.now())) {
             NextWake::Now => {}
             NextWake::At(time) => {
                 let wait = time.saturating_sub(controller.now());

@@ -83,6 +83,29 @@ impl<K: Copy + Eq + Hash, V: Copy> ClockTable<K, V> {
     pub(super) fn take(&self, key: &K) -> bool {
         self.shard(key).write().remove(key)
     }
+
+    /// An entry, which does not count as used for that.
+    pub(super) fn look_at(&self, key: &K) -> Option<Arc<Entry<V>>> {
+        let shard = self.shard(key).read();
+        let (_, entry) = shard.ring.get(*shard.places.get(key)?)?.as_ref()?;
+        Some(Arc::clone(entry))
+    }
+
+    /// Takes an entry out, if it still is this one.
+    pub(super) fn take_this(&self, key: &K, entry: &Arc<Entry<V>>) {
+        let mut shard = self.shard(key).write();
+        let place = shard.places.get(key).copied();
+        let found = place.and_then(|place| shard.ring.get(place)?.as_ref());
+        if found.is_some_and(|(_, found)| Arc::ptr_eq(found, entry)) {
+            shard.remove(key);
+        }
+    }
+
+    /// The entries of a part of the table; `None` beyond the last part.
+    pub(super) fn part(&self, number: usize) -> Option<Vec<(K, V)>> {
+        let shard = self.shards.get(number)?.read();
+        Some(shard.ring.iter().flatten().map(|(key, entry)| (*key, *entry.value.lock())).collect())
+    }
 }
 
 impl<K: Copy + Eq + Hash, V: Copy> Shard<K, V> {
@@ -175,12 +198,7 @@ impl<K: Copy + Eq + Hash + Send + Sync, V: Copy + Send + Sync> HashTable<K, V> f
     }
 
     fn entries(&self) -> Entries<'_, K, V> {
-        Box::new(self.shards.iter().flat_map(|shard| {
-            let shard = shard.read();
-            let entries: Vec<_> =
-                shard.ring.iter().flatten().map(|(key, entry)| Ok((*key, *entry.value.lock()))).collect();
-            entries
-        }))
+        Box::new((0..self.shards.len()).filter_map(|number| self.part(number)).flatten().map(Ok))
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
         ServiceWord, Setting, StateWord,
     },
     pipeline::{Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Tick, Verdict},
-    tables::{Family, Flow, FlowEntry, InsertError, Lookup, V4, V6, WordArray},
+    tables::{Family, Flow, FlowEntry, InsertError, Lookup, Store, V4, V6, WordArray},
 };
 
 /// Tables and world as one packet meets them.
@@ -21,7 +21,7 @@ pub(super) struct MemoryEnvironment<'a> {
 }
 
 /// A conntrack entry in memory. Its lock is held only while it is copied or changed.
-pub(super) struct MemoryEntry<V>(Arc<Entry<V>>);
+pub(super) struct MemoryEntry<V>(pub(super) Arc<Entry<V>>);
 
 macro_rules! lookup {
     ($family:ty, $services:ident, $backends:ident, $backend:ident, $conntrack:ident) => {
@@ -104,7 +104,7 @@ lookup!(V6, services_v6, backends_v6, BackendV6, conntrack_v6);
 
 impl Environment for MemoryEnvironment<'_> {
     fn now(&self) -> Tick {
-        Tick::from_nanoseconds(self.world.nanoseconds)
+        self.tables.now()
     }
 
     fn random(&self) -> u32 {

@@ -16,6 +16,7 @@
 
 mod clock_table;
 mod environment;
+mod flows;
 mod hash;
 mod packet;
 mod routes;

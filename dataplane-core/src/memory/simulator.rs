@@ -75,7 +75,6 @@ pub struct Simulator {
 pub(super) struct World {
     interfaces: HashMap<u32, SimulatedInterface>,
     routes: RouteTable,
-    pub(super) nanoseconds: u64,
 }
 
 impl World {
@@ -135,7 +134,7 @@ impl Simulator {
 
     /// Sets the clock: the time since an arbitrary start.
     pub fn set_time(&mut self, time: Duration) {
-        self.world.nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.tables.set_time(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
     /// Makes every packet draw this number; `None` gives each a new one, the same ones in each run.

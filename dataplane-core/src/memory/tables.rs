@@ -10,7 +10,7 @@ use crate::{
         ABI_VERSION, CONFIG_WORDS, COUNTERS, FlowV4, FlowV6, INTERFACE_PLACES, ServiceCounters, ServiceKeyV4,
         ServiceKeyV6, ServiceRef, Setting, TupleV4, TupleV6, counter_index, map,
     },
-    pipeline::{Hook, Timeouts, Verdict},
+    pipeline::{Hook, Tick, Timeouts, Verdict},
     tables::{Capacity, Cause, Counters, Operation, Store, TableError, Tables, WordArray},
 };
 
@@ -28,6 +28,7 @@ pub struct MemoryTables {
     pub(super) conntrack_v4: ClockTable<TupleV4, FlowV4>,
     pub(super) conntrack_v6: ClockTable<TupleV6, FlowV6>,
     pub(super) counters: MemoryCounters,
+    nanoseconds: AtomicU64,
     /// Held by each packet on its way. Who takes it for writing has seen all of them leave.
     packets: RwLock<()>,
 }
@@ -47,6 +48,7 @@ impl MemoryTables {
             conntrack_v4: ClockTable::new(map::CONNTRACK_V4, capacity.conntrack),
             conntrack_v6: ClockTable::new(map::CONNTRACK_V6, capacity.conntrack),
             counters: MemoryCounters::new(capacity.frontends.saturating_mul(2)),
+            nanoseconds: AtomicU64::new(0),
             packets: RwLock::new(()),
         };
         tables.set(Setting::AbiVersion, ABI_VERSION);
@@ -59,6 +61,11 @@ impl MemoryTables {
         for (setting, ticks) in timeouts.settings() {
             self.set(setting, ticks);
         }
+    }
+
+    /// Sets the clock: the nanoseconds since an arbitrary start.
+    pub(super) fn set_time(&self, nanoseconds: u64) {
+        self.nanoseconds.store(nanoseconds, Ordering::Relaxed);
     }
 
     fn set(&self, setting: Setting, word: u64) {
@@ -92,6 +99,10 @@ impl Store for MemoryTables {
     fn synchronize(&self) -> Result<(), TableError> {
         drop(self.packets.write());
         Ok(())
+    }
+
+    fn now(&self) -> Tick {
+        Tick::from_nanoseconds(self.nanoseconds.load(Ordering::Relaxed))
     }
 }
 

@@ -150,6 +150,8 @@ where
     }
     add_seen::<F, _>(entry, work.flow.state(), after);
 
+    // What the collector thinks of this entry is not said of the other.
+    let after = after.of_packets();
     work.pair_tuple = tuple.answering(&work.flow);
     let tag = work.pair_tuple.tag();
     match Lookup::<F>::flow(env, &work.pair_tuple) {

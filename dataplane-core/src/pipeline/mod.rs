@@ -12,6 +12,7 @@
 //! [`process`] is the whole of it. Cost: an established flow is one hash lookup, a new one three and two inserts; a
 //! packet of no service two lookups. None of it depends on the number of services, backends or flows.
 
+mod collect;
 mod commit;
 mod decide;
 mod environment;
@@ -25,6 +26,7 @@ mod translate;
 mod verdict;
 mod workspace;
 
+pub use collect::{Fate, Revoked, collect, is_suspect};
 pub use decide::Direction;
 pub use environment::{Backend, Environment};
 pub use headers::{Headers, Link, MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS, ParseFamily};

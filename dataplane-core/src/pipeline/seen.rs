@@ -25,6 +25,8 @@ impl Seen {
     pub const BACKEND_FIN: u32 = 8;
     /// Either side sent a RST.
     pub const RESET: u32 = 16;
+    /// The collector found the flow over; the next time it removes the entry. Packets need not know.
+    pub const CONDEMNED: u32 = 1 << 29;
     /// The entry is being replaced; whoever set this bit does it.
     pub const DYING: u32 = 1 << 30;
 
@@ -72,6 +74,19 @@ impl Seen {
     #[inline(always)]
     pub const fn is_dying(self) -> bool {
         self.0 & Self::DYING != 0
+    }
+
+    /// What packets have shown, without what the collector noted.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_packets(self) -> Self {
+        Self(self.0 & !Self::CONDEMNED)
+    }
+
+    /// Whether the collector found the flow over.
+    #[inline(always)]
+    pub const fn is_condemned(self) -> bool {
+        self.0 & Self::CONDEMNED != 0
     }
 
     /// Which time-out holds.

@@ -15,12 +15,13 @@ use super::{
     apply::{Job, apply, backends, write_backend},
     backoff::Backoff,
     ledger::Ledger,
-    limbo::{Limbo, Release},
+    limbo::{Departure, Limbo, Release},
     plan,
 };
 use crate::{
     compile::Rows,
     model::IpFamily,
+    pipeline::Revoked,
     source::Revision,
     state::{DesiredState, Failure, Outcome, Refusal, ServiceId, Work},
     tables::{Cause, Store, TableError},
@@ -36,6 +37,18 @@ pub enum NextWake {
     At(Duration),
     /// When something is committed.
     OnChange,
+}
+
+impl NextWake {
+    /// The earlier of two.
+    #[must_use]
+    pub fn earlier(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Now, _) | (_, Self::Now) => Self::Now,
+            (Self::At(a), Self::At(b)) => Self::At(a.min(b)),
+            (wake, Self::OnChange) | (Self::OnChange, wake) => wake,
+        }
+    }
 }
 
 /// How much a step does, and how long things wait.
@@ -76,6 +89,8 @@ pub(crate) struct Engine {
     limbo: Limbo,
     retries: Retries,
     refused: Refused,
+    /// Flows that are to go, since this was last taken.
+    revoked: Vec<(IpFamily, Revoked)>,
 }
 
 /// What a step has done.
@@ -89,7 +104,7 @@ impl Engine {
     pub fn new(store: Arc<dyn Store>, settings: Settings) -> Self {
         let ledger = Ledger::new(&*store);
         let (limbo, retries, refused) = (Limbo::default(), Retries::default(), Refused::default());
-        Self { store, settings, ledger, limbo, retries, refused }
+        Self { store, settings, ledger, limbo, retries, refused, revoked: Vec::new() }
     }
 
     pub fn usage(&self) -> Usage {
@@ -194,6 +209,11 @@ impl Engine {
         Outcome::Failed(Failure { error, attempts, retry_at })
     }
 
+    /// Flows that are to go: their frontends send nothing to their backends any more, but others do.
+    pub fn take_revoked(&mut self) -> Vec<(IpFamily, Revoked)> {
+        std::mem::take(&mut self.revoked)
+    }
+
     /// Waits for a grace period if one is due, and releases a bounded number of things whose grace period is over.
     pub fn release(&mut self, desired: &Mutex<DesiredState>, now: Duration) {
         let busy = desired.lock().has_work();
@@ -258,6 +278,13 @@ impl Engine {
             }
             Release::Generation(family, index) => {
                 self.clear_generation(family, index, now);
+                (1, false)
+            }
+            Release::Departure(departure) => {
+                if self.ledger.is_departed(&departure) {
+                    let Departure { family, index: frontend, backend, .. } = departure;
+                    self.revoked.push((family, Revoked { frontend, backend }));
+                }
                 (1, false)
             }
             Release::FrontendIndex(index) => {

@@ -2,7 +2,10 @@
 
 use hashbrown::HashMap;
 
-use super::{Footprint, FrontendFootprint, Presence, Word, limbo::Release};
+use super::{
+    Footprint, FrontendFootprint, Presence, Word,
+    limbo::{Departure, Release},
+};
 use crate::{
     abi::{BackendRef, SLOT_LINE_WORDS, map},
     compile::{BackendRow, Backends, FrontendRow, Indexes, Lines, ListRow, Loss, Rows, shares},
@@ -96,6 +99,13 @@ struct List {
     held: Box<[Held]>,
 }
 
+impl List {
+    /// Whether it holds the backend of this place.
+    fn holds(&self, backend: u32) -> bool {
+        self.held.binary_search_by_key(&backend, |held| held.index).is_ok()
+    }
+}
+
 /// A backend that a list holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Held {
@@ -164,7 +174,7 @@ impl Ledger {
             return Ok((Rows::default(), self.footprint(None, &[], gone)));
         };
         self.check_frontends(service.family(), frontends)?;
-        let list = self.find_list(id, service)?;
+        let list = self.find_list(id, service, frontends)?;
         let mut rows = Vec::with_capacity(frontends.len());
         for frontend in frontends {
             // There is room: it was checked before anything was changed.
@@ -215,7 +225,12 @@ impl Ledger {
     }
 
     /// The list of a service as it is to be: the current one where its entries are the same, else a new one.
-    fn find_list(&mut self, id: ServiceId, service: &Service) -> Result<u32, Refusal> {
+    fn find_list(
+        &mut self,
+        id: ServiceId,
+        service: &Service,
+        frontends: &[Frontend],
+    ) -> Result<u32, Refusal> {
         let family = service.family();
         let mut held = std::mem::take(&mut self.held);
         held.clear();
@@ -224,7 +239,7 @@ impl Ledger {
             let current = current.filter(|&list| self.has_entries(list, family, &held));
             match current {
                 Some(list) => {
-                    self.rehold(list, &held);
+                    self.rehold(list, &held, frontends);
                     Ok(list)
                 }
                 None => self.new_list(id, family, &held),
@@ -262,8 +277,8 @@ impl Ledger {
         })
     }
 
-    /// Lets a list hold other backends that take no new flows.
-    fn rehold(&mut self, list: u32, held: &[Held]) {
+    /// Lets a list of these frontends hold other backends that take no new flows.
+    fn rehold(&mut self, list: u32, held: &[Held], frontends: &[Frontend]) {
         let Some(list) = self.lists.get_mut(list) else {
             return;
         };
@@ -279,6 +294,9 @@ impl Ledger {
                 self.backends(family).let_go(old.index, old.is_selected());
             } else {
                 // Only what took no new flows can be missing: the entries are the same.
+                for frontend in frontends {
+                    self.departs(family, old.index, frontend);
+                }
                 self.unlinked.push(Release::Holder(family, old.index));
             }
         }
@@ -408,7 +426,7 @@ impl Ledger {
 
     /// Whether somebody holds this backend.
     pub fn is_held(&self, family: IpFamily, index: u32) -> bool {
-        self.backends_of(family).is_held(index)
+        self.backends_of(family).holders(index) > 0
     }
 
     pub fn list_was_written(&mut self, id: ServiceId) {
@@ -462,16 +480,60 @@ impl Ledger {
         let Some(standing) = self.frontends.get_mut(frontend) else {
             return;
         };
-        match std::mem::replace(&mut standing.word, pointer) {
-            Pointer::Clear => {}
-            Pointer::Sure(old) if Some(old) == keeps => {}
-            Pointer::Sure(old) => self.leave_list(old),
-            Pointer::Unsure(lists) => {
-                for old in lists.into_iter().filter(|&old| Some(old) != keeps) {
-                    self.leave_list(old);
-                }
+        let left = match std::mem::replace(&mut standing.word, pointer) {
+            Pointer::Clear => vec![],
+            Pointer::Sure(old) => vec![old],
+            Pointer::Unsure(lists) => lists,
+        };
+        for old in left.into_iter().filter(|&old| Some(old) != keeps) {
+            if let Some(new) = keeps {
+                self.note_departures(frontend, old, new);
             }
+            self.leave_list(old);
         }
+    }
+
+    /// A frontend went from one list to another: backends that only the old one holds have left it.
+    fn note_departures(&mut self, frontend: &Frontend, old: u32, new: u32) {
+        let (Some(old), Some(new)) = (self.lists.get(old), self.lists.get(new)) else {
+            return;
+        };
+        let family = old.family;
+        let gone = old.held.iter().filter(|held| !new.holds(held.index));
+        let gone: Vec<u32> = gone.map(|held| held.index).collect();
+        for index in gone {
+            self.departs(family, index, frontend);
+        }
+    }
+
+    /// A backend has left a frontend. Where nobody else holds it, its generation will say so to all its flows; else it is
+    /// looked into after the grace period.
+    fn departs(&mut self, family: IpFamily, backend: u32, frontend: &Frontend) {
+        let pool = self.backends_of(family);
+        if pool.holders(backend) > 1
+            && let Some(standing) = self.frontends.get(frontend)
+        {
+            let (index, backend) = (standing.index, pool.row(backend).reference());
+            self.unlinked.push(Release::Departure(Departure { family, frontend: *frontend, index, backend }));
+        }
+    }
+
+    /// Whether the flows of a frontend to a backend that left it must be looked for: the frontend still stands, does not
+    /// have the backend again, and others have it.
+    pub fn is_departed(&self, departure: &Departure) -> bool {
+        let Departure { family, frontend, index, backend } = departure;
+        let pool = self.backends_of(*family);
+        let lives = pool.holders(backend.index()) > 0 && pool.row(backend.index()).reference() == *backend;
+        let Some(standing) = self.frontends.get(frontend).filter(|standing| standing.index == *index) else {
+            return false;
+        };
+        let has_it = |list: &u32| self.lists.get(*list).is_some_and(|list| list.holds(backend.index()));
+        let again = match &standing.word {
+            Pointer::Clear => false,
+            Pointer::Sure(list) => has_it(list),
+            Pointer::Unsure(lists) => lists.iter().any(has_it),
+        };
+        lives && !again
     }
 
     pub fn listing_is(&mut self, frontend: &Frontend, listed: Presence) {

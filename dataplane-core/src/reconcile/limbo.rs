@@ -2,7 +2,10 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::model::IpFamily;
+use crate::{
+    abi::BackendRef,
+    model::{Frontend, IpFamily},
+};
 
 /// What becomes free after a grace period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +14,8 @@ pub(super) enum Release {
     List(u32),
     /// A backend that a list held which takes no new flows.
     Holder(IpFamily, u32),
+    /// A backend that a frontend's list held: its flows are to go where others hold it still.
+    Departure(Departure),
     /// Index of a frontend's word and counters.
     FrontendIndex(u32),
     /// A backend that no list sends new flows any more: its row is to say so.
@@ -19,6 +24,16 @@ pub(super) enum Release {
     Generation(IpFamily, u32),
     /// Index of a backend whose generation is cleared.
     BackendIndex(IpFamily, u32),
+}
+
+/// A backend that left a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Departure {
+    pub family: IpFamily,
+    pub frontend: Frontend,
+    /// Index of the frontend.
+    pub index: u32,
+    pub backend: BackendRef,
 }
 
 /// Things wait here for a grace period, all for the same one; then they are released in slices.

@@ -15,5 +15,6 @@ pub use family::{Family, Flow, Tuple, V4, V6};
 pub use lookup::{FlowEntry, InsertError, Lookup};
 #[cfg(feature = "std")]
 pub use store::{
-    BatchError, Cause, Counters, Entries, HashTable, Operation, Store, TableError, Tables, WordArray,
+    BatchError, Cause, Counters, Entries, FlowTable, HashTable, Moment, Operation, ScanPosition, Store,
+    Suspect, TableError, Tables, WordArray,
 };

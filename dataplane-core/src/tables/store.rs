@@ -1,8 +1,10 @@
 //! What control needs of the tables: typed, listable, countable, batchable, through `&self`.
 
 use crate::{
-    abi::{FlowV4, FlowV6, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, TupleV4, TupleV6},
-    pipeline::{Hook, Verdict},
+    abi::{
+        FlowV4, FlowV6, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, Setting, TupleV4, TupleV6,
+    },
+    pipeline::{Fate, Hook, Revoked, Tick, Verdict},
 };
 
 /// Every table of a dataplane. Object-safe, so that a controller does not care
@@ -28,6 +30,10 @@ use crate::{
 ///     fn synchronize(&self) -> Result<(), TableError> {
 ///         self.inner.synchronize()
 ///     }
+///
+///     fn now(&self) -> dataplane_core::pipeline::Tick {
+///         self.inner.now()
+///     }
 /// }
 /// ```
 pub trait Store: Send + Sync + 'static {
@@ -42,6 +48,9 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`TableError`] where the kernel refuses; then nothing may be reused.
     fn synchronize(&self) -> Result<(), TableError>;
+
+    /// The time on the clock that packets read.
+    fn now(&self) -> Tick;
 
     /// Frontends of IPv4 services.
     fn services_v4(&self) -> &dyn HashTable<ServiceKeyV4, ServiceRef> {
@@ -84,12 +93,12 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// IPv4 connections.
-    fn conntrack_v4(&self) -> &dyn HashTable<TupleV4, FlowV4> {
+    fn conntrack_v4(&self) -> &dyn FlowTable<TupleV4, FlowV4> {
         self.tables().conntrack_v4
     }
 
     /// IPv6 connections.
-    fn conntrack_v6(&self) -> &dyn HashTable<TupleV6, FlowV6> {
+    fn conntrack_v6(&self) -> &dyn FlowTable<TupleV6, FlowV6> {
         self.tables().conntrack_v6
     }
 
@@ -121,9 +130,9 @@ pub struct Tables<'a> {
     /// [`InterfaceEntry`](crate::abi::InterfaceEntry)s; two words wide.
     pub interfaces: &'a dyn WordArray,
     /// IPv4 connections.
-    pub conntrack_v4: &'a dyn HashTable<TupleV4, FlowV4>,
+    pub conntrack_v4: &'a dyn FlowTable<TupleV4, FlowV4>,
     /// IPv6 connections.
-    pub conntrack_v6: &'a dyn HashTable<TupleV6, FlowV6>,
+    pub conntrack_v6: &'a dyn FlowTable<TupleV6, FlowV6>,
     /// Counters of packets.
     pub counters: &'a dyn Counters,
 }
@@ -197,6 +206,64 @@ pub trait HashTable<K, V>: Send + Sync {
     fn entries(&self) -> Entries<'_, K, V>;
 }
 
+/// A table of flows, which packets write and the collector tidies up.
+pub trait FlowTable<K, V>: HashTable<K, V> {
+    /// Appends the next entries from `from` on, some hundreds of them, and tells where to go on; `None` at the end. An
+    /// entry that stays is seen once in a round, whatever comes and goes beside it.
+    ///
+    /// # Errors
+    /// [`TableError`] where the kernel refuses.
+    fn scan(&self, from: ScanPosition, into: &mut Vec<(K, V)>) -> Result<Option<ScanPosition>, TableError>;
+
+    /// Looks at entries as [`pipeline::collect`](crate::pipeline::collect) does, safe against packets, and appends what
+    /// became of each to `fates`.
+    ///
+    /// # Errors
+    /// [`TableError`] where the kernel refuses; `fates` tells how many were looked at.
+    fn collect(&self, suspects: &[Suspect<K>], at: &Moment, fates: &mut Vec<Fate>) -> Result<(), TableError>;
+}
+
+/// A point in time, with the configuration's time-outs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// The time.
+    pub now: Tick,
+    settings: [u32; SETTINGS],
+}
+
+/// More than there are [`Setting`]s.
+const SETTINGS: usize = 8;
+
+impl Moment {
+    /// Now, on the clock of these tables.
+    pub fn of(store: &dyn Store) -> Self {
+        let config = store.config();
+        let mut settings = [0; SETTINGS];
+        for (value, index) in settings.iter_mut().zip(0..) {
+            *value = config.load(index, 0).unwrap_or(0) as u32;
+        }
+        Self { now: store.now(), settings }
+    }
+
+    /// A time-out, in ticks.
+    pub fn setting(&self, setting: Setting) -> u32 {
+        self.settings.get(setting as usize).copied().unwrap_or(0)
+    }
+}
+
+/// A place in a round through a table of flows; the default is its beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScanPosition(pub u32);
+
+/// An entry that the collector wants to have looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suspect<K> {
+    /// Its key.
+    pub tuple: K,
+    /// The flow that is to go whatever its time.
+    pub revoked: Revoked,
+}
+
 /// An array of elements of one or more 8-byte words. Each word is stored and loaded as a whole: no reader ever sees
 /// half of one.
 pub trait WordArray: Send + Sync {
@@ -259,6 +326,8 @@ pub enum Operation {
     List,
     /// Storing a word.
     Store,
+    /// Looking at entries for the collector.
+    Collect,
     /// Waiting for a grace period.
     Synchronize,
 }

@@ -1,0 +1,202 @@
+//! The collector: takes entries out of conntrack whose flows are over.
+//!
+//! It goes round both tables in slices, some hundreds of entries each, and rests between them. An entry whose time is over
+//! is condemned in one round and removed in the next (see [`pipeline::collect`](crate::pipeline::collect)); what a packet
+//! brought back to life meanwhile stays. A flow to a backend that left its service while another service holds it is
+//! revoked: it goes at once, so that its next packet chooses anew.
+//!
+//! Cost: a round is linear in the entries. A slice takes a fraction of a millisecond in the kernel, and the rest after it
+//! keeps the whole under one twentieth of a core.
+
+use std::{sync::Arc, time::Duration};
+
+use hashbrown::HashMap;
+
+use crate::{
+    model::IpFamily,
+    pipeline::{Fate, Revoked, is_suspect},
+    reconcile::NextWake,
+    tables::{Family, Flow, FlowTable, Moment, ScanPosition, Store, Suspect, TableError, Tuple, V4, V6},
+};
+
+/// Between two slices.
+const REST: Duration = Duration::from_millis(5);
+
+/// From the beginning of a round to that of the next, at the least: by then no packet is under way that met an entry before
+/// it was condemned.
+pub(crate) const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the collector has done since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Collected {
+    /// Rounds through all tables.
+    pub rounds: u64,
+    /// Entries seen, each once in every round.
+    pub scanned: u64,
+    /// Entries removed because their time was over.
+    pub expired: u64,
+    /// Entries removed because their backend left their service.
+    pub revoked: u64,
+    /// Slices that the kernel refused.
+    pub failures: u64,
+}
+
+/// Goes round the tables of flows.
+pub(crate) struct Collector {
+    store: Arc<dyn Store>,
+    interval: Duration,
+    round: Option<Round>,
+    next_round: Duration,
+    next_slice: Duration,
+    /// What is to go.
+    revoked: HashMap<(IpFamily, Revoked), Search>,
+    done: Collected,
+}
+
+/// A round through the tables.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    family: IpFamily,
+    position: ScanPosition,
+    /// Whether times are looked at, or only what is revoked.
+    timed: bool,
+}
+
+/// How far the search for a revoked flow is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Search {
+    /// It begins with the next round.
+    Waiting,
+    /// It began with this round, and has found nothing.
+    Clean,
+    /// It has found something. A packet may have brought that entry's other half back since, behind our back.
+    Found,
+}
+
+impl Collector {
+    pub fn new(store: Arc<dyn Store>, interval: Duration) -> Self {
+        Self {
+            store,
+            interval: interval.max(SHORTEST_INTERVAL),
+            round: None,
+            next_round: Duration::ZERO,
+            next_slice: Duration::ZERO,
+            revoked: HashMap::new(),
+            done: Collected::default(),
+        }
+    }
+
+    /// Flows of this frontend to this backend are to go.
+    pub fn revoke(&mut self, family: IpFamily, revoked: Revoked) {
+        self.revoked.insert((family, revoked), Search::Waiting);
+    }
+
+    pub fn done(&self) -> Collected {
+        self.done
+    }
+
+    /// Does one slice, if one is due.
+    pub fn step(&mut self, now: Duration) -> NextWake {
+        if now < self.next_slice {
+            return NextWake::At(self.next_slice);
+        }
+        let Some(round) = self.round.take().or_else(|| self.begin(now)) else {
+            return NextWake::At(self.next_round);
+        };
+        self.next_slice = now + REST;
+        match self.slice(round) {
+            Ok(Some(round)) => self.round = Some(round),
+            Ok(None) => self.end(),
+            Err(error) => {
+                tracing::warn!(%error, "the collector was refused a slice; it begins anew with the next round");
+                self.done.failures += 1;
+                self.next_round = now + self.interval;
+                self.next_slice = self.next_round;
+            }
+        }
+        if self.round.is_some() || !self.revoked.is_empty() {
+            return NextWake::At(self.next_slice);
+        }
+        NextWake::At(self.next_round.max(self.next_slice))
+    }
+
+    /// Begins a round, if there is a reason for one.
+    fn begin(&mut self, now: Duration) -> Option<Round> {
+        let timed = now >= self.next_round;
+        if timed {
+            self.next_round = now + self.interval;
+        } else if self.revoked.is_empty() {
+            return None;
+        }
+        self.revoked.values_mut().for_each(|search| *search = Search::Clean);
+        Some(Round { family: IpFamily::V4, position: ScanPosition::default(), timed })
+    }
+
+    fn end(&mut self) {
+        self.done.rounds += 1;
+        self.revoked.retain(|_, search| *search != Search::Clean);
+    }
+
+    /// Looks at the next entries; where to go on, if the round is not over.
+    fn slice(&mut self, round: Round) -> Result<Option<Round>, TableError> {
+        let store = self.store.clone();
+        let at = Moment::of(&*store);
+        let behind = match round.family {
+            IpFamily::V4 => self.look::<V4>(store.conntrack_v4(), &round, &at)?,
+            IpFamily::V6 => self.look::<V6>(store.conntrack_v6(), &round, &at)?,
+        };
+        Ok(match (behind, round.family) {
+            (Some(position), _) => Some(Round { position, ..round }),
+            (None, IpFamily::V4) => {
+                Some(Round { family: IpFamily::V6, position: ScanPosition::default(), ..round })
+            }
+            (None, IpFamily::V6) => None,
+        })
+    }
+
+    fn look<F: Family>(
+        &mut self,
+        table: &dyn FlowTable<F::Tuple, F::Flow>,
+        round: &Round,
+        at: &Moment,
+    ) -> Result<Option<ScanPosition>, TableError> {
+        let mut entries = Vec::new();
+        let behind = table.scan(round.position, &mut entries)?;
+        self.done.scanned += entries.len() as u64;
+        let suspects: Vec<Suspect<F::Tuple>> = entries
+            .iter()
+            .filter_map(|(tuple, flow)| {
+                let this = Revoked { frontend: flow.frontend(), backend: flow.backend() };
+                let expired = || {
+                    round.timed && is_suspect::<F>(flow, tuple.protocol(), at.now, |which| at.setting(which))
+                };
+                match self.revoked.get_mut(&(round.family, this)) {
+                    Some(search) if *search != Search::Waiting => {
+                        *search = Search::Found;
+                        Some(Suspect { tuple: *tuple, revoked: this })
+                    }
+                    _ => expired().then(|| Suspect { tuple: *tuple, revoked: Revoked::default() }),
+                }
+            })
+            .collect();
+        let mut fates = Vec::with_capacity(suspects.len());
+        let looked = table.collect(&suspects, at, &mut fates);
+        for (suspect, fate) in suspects.iter().zip(fates) {
+            if fate == Fate::Removed {
+                let revoked = suspect.revoked != Revoked::default();
+                *if revoked { &mut self.done.revoked } else { &mut self.done.expired } += 1;
+            }
+        }
+        looked.map(|()| behind)
+    }
+}
+
+impl std::fmt::Debug for Collector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Collector")
+            .field("round", &self.round)
+            .field("done", &self.done)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,50 @@
+//! The collector's view of conntrack in memory.
+
+use super::{clock_table::ClockTable, environment::MemoryEntry};
+use crate::{
+    abi::{FlowV4, FlowV6, TupleV4, TupleV6},
+    pipeline::{Fate, collect},
+    tables::{FlowTable, Moment, ScanPosition, Suspect, TableError, V4, V6},
+};
+
+macro_rules! flow_table {
+    ($family:ty, $tuple:ty, $flow:ty) => {
+        impl FlowTable<$tuple, $flow> for ClockTable<$tuple, $flow> {
+            fn scan(
+                &self,
+                from: ScanPosition,
+                into: &mut Vec<($tuple, $flow)>,
+            ) -> Result<Option<ScanPosition>, TableError> {
+                let Some(part) = self.part(from.0 as usize) else {
+                    return Ok(None);
+                };
+                into.extend(part);
+                Ok(Some(ScanPosition(from.0.saturating_add(1))))
+            }
+
+            fn collect(
+                &self,
+                suspects: &[Suspect<$tuple>],
+                at: &Moment,
+                fates: &mut Vec<Fate>,
+            ) -> Result<(), TableError> {
+                fates.extend(suspects.iter().map(|Suspect { tuple, revoked }| {
+                    let Some(entry) = self.look_at(tuple).map(MemoryEntry) else {
+                        return Fate::Gone;
+                    };
+                    let setting = |setting| at.setting(setting);
+                    let mut flow = <$flow>::default();
+                    let fate = collect::<$family, _>(&entry, tuple, revoked, &mut flow, at.now, setting);
+                    if fate == Fate::Removed {
+                        self.take_this(tuple, &entry.0);
+                    }
+                    fate
+                }));
+                Ok(())
+            }
+        }
+    };
+}
+
+flow_table!(V4, TupleV4, FlowV4);
+flow_table!(V6, TupleV6, FlowV6);

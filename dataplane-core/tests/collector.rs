@@ -1,0 +1,210 @@
+//! The collector, on tables in memory: flows that are over go, no other does.
+#![allow(clippy::unwrap_used, reason = "a test: a panic is its failure")]
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use dataplane_core::{
+    Controller, NextWake, SourceHandle,
+    memory::{MemoryTables, SimulatedInterface, Simulator, Target},
+    model::{Backend, Frontend, Protocol, Service},
+    pipeline::{Hook, Verdict},
+    source::Precedence,
+    tables::{Capacity, Store},
+};
+use dataplane_testkit::{
+    conformance::settle,
+    frames::{Dissected, Frame, flags},
+};
+
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const CLIENT: &str = "192.0.2.7";
+const ONE: &str = "198.51.100.2:8080";
+const OTHER: &str = "198.51.100.6:8080";
+
+/// A host with one interface, everything a hop away, and a controller that is stepped by hand.
+struct Host {
+    simulator: Simulator,
+    control: Controller,
+    agent: SourceHandle,
+    now: Duration,
+}
+
+impl Host {
+    fn new() -> Self {
+        let mut simulator = Simulator::new(Arc::new(MemoryTables::new(Capacity::small())));
+        simulator.add_interface(SimulatedInterface::new(2, MAC)).unwrap();
+        simulator.routes_mut().insert("0.0.0.0/0".parse().unwrap(), Target::Link(2));
+        let control = Controller::new(simulator.tables().clone());
+        let agent = control.register("agent", Precedence::default()).unwrap();
+        agent.synced();
+        let mut host = Self { simulator, control, agent, now: Duration::ZERO };
+        host.pass(Duration::from_secs(1000));
+        host
+    }
+
+    /// Lets time pass, and the controller do all that is due.
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.simulator.set_time(self.now);
+        settle(&self.control, self.now);
+    }
+
+    /// Has the collector go round so many times from now on, all at this moment of the packets' clock.
+    fn collect(&mut self, rounds: u64) {
+        let until = self.control.collected().rounds + rounds;
+        let mut now = self.now;
+        for _ in 0..10_000 {
+            match self.control.collect(now) {
+                _ if self.control.collected().rounds >= until => return,
+                NextWake::At(time) => now = now.max(time),
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("the collector does not come round: {:?}", self.control.collected());
+    }
+
+    fn serve(&mut self, name: &str, port: u16, backends: &[&str]) {
+        let backends = backends.iter().map(|backend| {
+            let address: SocketAddr = backend.parse().unwrap();
+            Backend::new(address.ip(), address.port()).unwrap()
+        });
+        let frontend = Frontend::new("203.0.113.10".parse().unwrap(), port, Protocol::Udp).unwrap();
+        let service = Service::builder(name).frontend(frontend).backends(backends).build().unwrap();
+        self.agent.transaction().upsert(service).commit().unwrap();
+        self.pass(Duration::ZERO);
+    }
+
+    /// Where a client's datagram goes.
+    fn ask(&self, client_port: u16, port: u16) -> SocketAddr {
+        let frame = Frame::udp(
+            format!("{CLIENT}:{client_port}").parse().unwrap(),
+            format!("203.0.113.10:{port}").parse().unwrap(),
+        );
+        let out = self.simulator.run(Hook::Ingress, 2, &frame.link(MAC, [2, 0, 0, 0, 0, 9]).build());
+        assert_eq!(out.verdict, Verdict::Forward);
+        Dissected::of(&out.frame).unwrap().destination
+    }
+
+    /// Whether a backend's answer is translated back.
+    fn answer(&self, backend: &str, client_port: u16) -> bool {
+        let frame = Frame::udp(backend.parse().unwrap(), format!("{CLIENT}:{client_port}").parse().unwrap());
+        let out = self.simulator.run(Hook::Ingress, 2, &frame.link(MAC, [2, 0, 0, 0, 0, 9]).build());
+        out.verdict == Verdict::Forward
+    }
+
+    fn entries(&self) -> u32 {
+        self.simulator.tables().conntrack_v4().fill().unwrap()
+    }
+}
+
+#[test]
+fn a_flow_goes_two_rounds_after_its_time() {
+    let mut host = Host::new();
+    host.serve("dns", 53, &[ONE]);
+    host.ask(1, 53);
+    host.pass(Duration::from_secs(59));
+    host.collect(3);
+    assert_eq!(host.entries(), 2, "its time is not over");
+    host.pass(Duration::from_secs(2));
+    host.collect(1);
+    assert_eq!(host.entries(), 2, "it is condemned");
+    host.collect(1);
+    assert_eq!(host.entries(), 0);
+    assert_eq!((host.control.collected().expired, host.control.collected().failures), (2, 0));
+}
+
+#[test]
+fn established_tcp_outlives_idle_udp() {
+    let mut host = Host::new();
+    host.serve("dns", 53, &[ONE]);
+    let web = Frontend::new("203.0.113.10".parse().unwrap(), 80, Protocol::Tcp).unwrap();
+    let backend = Backend::new("198.51.100.2".parse().unwrap(), 80).unwrap();
+    let web = Service::builder("web").frontend(web).backend(backend).build().unwrap();
+    host.agent.transaction().upsert(web).commit().unwrap();
+    host.pass(Duration::ZERO);
+    host.ask(1, 53);
+    let (client, vip, backend) = ("192.0.2.7:9", "203.0.113.10:80", "198.51.100.2:80");
+    for (from, to, seen) in
+        [(client, vip, flags::SYN), (backend, client, flags::SYN | flags::ACK), (client, vip, flags::ACK)]
+    {
+        let frame = Frame::tcp(from.parse().unwrap(), to.parse().unwrap(), seen);
+        host.simulator.run(Hook::Ingress, 2, &frame.link(MAC, [2, 0, 0, 0, 0, 9]).build());
+    }
+    assert_eq!(host.entries(), 4);
+    host.pass(Duration::from_secs(5 * 3600));
+    host.collect(2);
+    assert_eq!(host.entries(), 2, "of UDP nothing is left");
+    host.pass(Duration::from_secs(2 * 3600));
+    host.collect(2);
+    assert_eq!(host.entries(), 0);
+}
+
+/// FIELD-NOTES, 7: UDP must not stick to a backend that left its service.
+#[test]
+fn a_backend_that_leaves_one_of_two_services_loses_that_ones_flows_only() {
+    let mut host = Host::new();
+    host.serve("dns", 53, &[ONE]);
+    host.serve("log", 514, &[ONE]);
+    assert_eq!((host.ask(1, 53), host.ask(2, 514)), (ONE.parse().unwrap(), ONE.parse().unwrap()));
+    host.serve("dns", 53, &[OTHER]);
+    // It goes on without a pause, both ways; the other service's does so, too.
+    for _ in 0..3 {
+        host.pass(Duration::from_secs(2));
+        host.ask(1, 53);
+        assert!(host.answer(ONE, 2));
+        host.answer(ONE, 1);
+        host.ask(2, 514);
+        host.collect(2);
+    }
+    assert_eq!(host.ask(1, 53), OTHER.parse().unwrap());
+    assert_eq!(host.ask(2, 514), ONE.parse().unwrap());
+    assert!(host.answer(ONE, 2) && host.answer(OTHER, 1));
+    assert_eq!(host.entries(), 4);
+    assert_eq!((host.control.collected().revoked, host.control.collected().expired), (2, 0));
+}
+
+#[test]
+fn a_backend_that_comes_back_in_time_keeps_its_flows() {
+    let mut host = Host::new();
+    host.serve("dns", 53, &[ONE]);
+    host.serve("log", 514, &[ONE]);
+    host.ask(1, 53);
+    let service = |backend: &str| {
+        let address: SocketAddr = backend.parse().unwrap();
+        let frontend = Frontend::new("203.0.113.10".parse().unwrap(), 53, Protocol::Udp).unwrap();
+        let backend = Backend::new(address.ip(), address.port()).unwrap();
+        Service::builder("dns").frontend(frontend).backend(backend).build().unwrap()
+    };
+    // Both changes are in the tables before the grace period of the first is over.
+    host.agent.transaction().upsert(service(OTHER)).commit().unwrap();
+    host.control.step(host.now);
+    host.agent.transaction().upsert(service(ONE)).commit().unwrap();
+    host.control.step(host.now);
+    host.pass(Duration::from_secs(1));
+    host.collect(2);
+    assert_eq!((host.ask(1, 53), host.control.collected().revoked), (ONE.parse().unwrap(), 0));
+}
+
+#[test]
+fn a_draining_backend_that_leaves_a_shared_service_loses_its_flows_there() {
+    let mut host = Host::new();
+    let service = |draining: Option<&str>| {
+        let frontend = Frontend::new("203.0.113.10".parse().unwrap(), 53, Protocol::Udp).unwrap();
+        let backend = |address: &str| {
+            let address: SocketAddr = address.parse().unwrap();
+            Backend::new(address.ip(), address.port()).unwrap()
+        };
+        let draining = draining.map(|address| backend(address).draining());
+        let backends = std::iter::once(backend(OTHER)).chain(draining);
+        Service::builder("dns").frontend(frontend).backends(backends).build().unwrap()
+    };
+    host.serve("dns", 53, &[ONE]);
+    host.serve("log", 514, &[ONE]);
+    host.ask(1, 53);
+    for (step, expected) in [(service(Some(ONE)), ONE), (service(None), OTHER)] {
+        host.agent.transaction().upsert(step).commit().unwrap();
+        host.pass(Duration::from_secs(1));
+        host.collect(2);
+        assert_eq!(host.ask(1, 53), expected.parse().unwrap());
+    }
+}
