@@ -34,7 +34,7 @@ pub fn complain(text: fmt::Arguments<'_>) {
     drop(writeln!(io::stderr(), "{text}"));
 }
 
-/// A line for people, by [`line`].
+/// A line for people, by [`line()`].
 #[macro_export]
 macro_rules! say {
     ($($arguments:tt)*) => {
