@@ -7,10 +7,11 @@ use std::{
     env, fs,
     io::{BufRead as _, BufReader},
     process::{Command, Stdio},
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser as _;
 
 use crate::{check_programs, kernels, machine, process, repo, setup, toolchain::Toolchain};
@@ -20,6 +21,12 @@ const KERNEL_TEST_LOG: &str = "FOREBAY_KERNEL_TEST_LOG";
 
 /// So many kernel tests exist; fewer that ran means that some skipped themselves or were lost.
 const MINIMUM: &str = include_str!("../kernel-tests.minimum");
+
+/// So long may all tests of the workspace take, from a cold build on: several times what they do on two busy cores.
+const WORKSPACE_LIMIT: Duration = Duration::from_secs(45 * 60);
+
+/// The same of the quickstart, which builds for some minutes and runs for some seconds.
+const QUICKSTART_LIMIT: Duration = Duration::from_secs(20 * 60);
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -69,7 +76,11 @@ const GROUPS: &[Group] = &[
         name: "quickstart",
         about: "the README's first command",
         obstacle: || None,
-        run: || one(process::run(cargo().args(["run", "--release", "--quiet", "--bin", "quickstart"]))),
+        run: || {
+            let mut quickstart = cargo();
+            quickstart.args(["run", "--release", "--quiet", "--bin", "quickstart"]);
+            one(process::run_within(&mut quickstart, QUICKSTART_LIMIT))
+        },
     },
 ];
 
@@ -168,17 +179,27 @@ fn workspace() -> Result<Counts> {
     let mut cargo = cargo();
     cargo.args(["test", "--workspace", "--no-fail-fast"]).env(KERNEL_TEST_LOG, log).stdout(Stdio::piped());
     let mut child = cargo.spawn().context("cannot start cargo")?;
-    let mut counts = Counts::default();
-    for line in BufReader::new(child.stdout.take().context("no pipe from cargo")?).lines() {
-        let line = line?;
-        println!("{line}");
-        if let Some(found) = parse_result(&line) {
-            counts.passed += found.passed;
-            counts.failed += found.failed;
+    let pipe = child.stdout.take().context("no pipe from cargo")?;
+    let reader = thread::spawn(move || {
+        let mut counts = Counts::default();
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            println!("{line}");
+            if let Some(found) = parse_result(&line) {
+                counts.passed += found.passed;
+                counts.failed += found.failed;
+            }
         }
-    }
+        counts
+    });
+    let status = process::wait_within(&mut child, WORKSPACE_LIMIT)?;
+    let Some(status) = status else {
+        bail!(
+            "the tests had not ended after {WORKSPACE_LIMIT:?} and were ended: the last one named above hangs"
+        );
+    };
+    let mut counts = reader.join().map_err(|_| anyhow!("the reader of cargo's output panicked"))?;
     // A crate that does not compile, or a test that dies by a signal, leaves no line.
-    if !child.wait()?.success() && counts.failed == 0 {
+    if !status.success() && counts.failed == 0 {
         counts.failed = 1;
     }
     Ok(counts)

@@ -10,7 +10,9 @@ use std::{
 
 /// An array of 8-byte words that programs in the kernel read and write at the same time.
 ///
-/// Every access is one atomic word: no reader, here or in the kernel, sees half of one.
+/// Every access is one atomic word: no reader, here or in the kernel, sees half of one. Stores are released, so that who
+/// sees a word sees what was stored before it, on processors that reorder stores (ARM64) too. Programs load plainly and
+/// rely on the address of each load being computed from the word before it: see `docs/tables.md`, rule 7.
 #[derive(Debug)]
 pub(crate) struct MappedArray {
     words: NonNull<AtomicU64>,
@@ -64,7 +66,8 @@ impl MappedArray {
         self.words().get(index).map(|word| word.load(Ordering::Acquire))
     }
 
-    /// Stores words from `index` on, the first of them last; tells whether they fit, else nothing is stored.
+    /// Stores words from `index` on, the first of them last, each after all that was stored before; tells whether they fit,
+    /// else nothing is stored.
     #[must_use]
     pub(crate) fn store(&self, index: usize, words: &[u64]) -> bool {
         let range = index.checked_add(words.len()).and_then(|end| self.words().get(index..end));

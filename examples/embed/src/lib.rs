@@ -1,6 +1,10 @@
 //! Forebay embedded in twenty lines: the README shows this file's function, and its code blocks are compiled here.
 
-use std::{error::Error, time::Duration};
+use std::{
+    error::Error,
+    io::{self, Write as _},
+    time::Duration,
+};
 
 use dataplane_core::{
     Controller,
@@ -14,12 +18,12 @@ use dataplane_ebpf::{EbpfDataplane, Uplink};
 /// Name the interfaces where clients come in and where backends answer: often it is one and the same.
 ///
 /// # Errors
-/// Whatever is in the way, in words: no privileges, no such interface, a name that is none.
+/// Whatever is in the way, in words: no privileges, no such interface, a name that is none, nobody who reads the output.
 pub fn balance(interfaces: &[&str], finished: impl FnOnce()) -> Result<(), Box<dyn Error>> {
     let builder = EbpfDataplane::builder().unpinned();
     let plane = interfaces.iter().fold(builder, |b, name| b.uplink(Uplink::named(*name))).open()?;
-    plane.attachments().iter().for_each(|attachment| println!("attached: {attachment}"));
-    plane.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
+    plane.attachments().iter().try_for_each(|attachment| writeln!(io::stdout(), "attached: {attachment}"))?;
+    plane.warnings().iter().try_for_each(|warning| writeln!(io::stderr(), "warning: {warning}"))?;
     let control = Controller::new(plane.tables());
     let _applier = control.spawn()?;
 

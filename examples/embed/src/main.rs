@@ -1,6 +1,10 @@
 //! `embed INTERFACE…`: balances 203.0.113.10:80 until Enter is pressed.
 
-use std::{env, io, process::ExitCode};
+use std::{
+    env,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 fn main() -> ExitCode {
     let interfaces: Vec<_> = env::args().skip(1).collect();
@@ -12,15 +16,26 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let until_enter = || {
-        println!("balancing 203.0.113.10:80 on {}; press Enter to end", interfaces.join(", "));
+        // Whether anybody reads it or not.
+        drop(writeln!(
+            io::stdout(),
+            "balancing 203.0.113.10:80 on {}; press Enter to end",
+            interfaces.join(", ")
+        ));
         // Where standard input is closed or broken, that is an end too.
         drop(io::stdin().read_line(&mut String::new()));
     };
     match embed::balance(&interfaces, until_enter) {
         Ok(()) => ExitCode::SUCCESS,
+        // As a shell tells of SIGPIPE: `embed eth0 | head -0` is no fault.
+        Err(error) if is_closed_pipe(error.as_ref()) => ExitCode::from(141),
         Err(error) => {
-            eprintln!("embed: {error}");
+            drop(writeln!(io::stderr(), "embed: {error}"));
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_closed_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

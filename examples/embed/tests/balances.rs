@@ -1,9 +1,14 @@
-//! The twenty lines, on real connections.
+//! The twenty lines, on real connections, and the program around them.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use dataplane_testkit::{
-    net::{AddressPlan, HttpServer, LoadBalancerTopology, http},
+    child,
+    net::{AddressPlan, HttpServer, LoadBalancerTopology, Namespace, http},
     require_kernel,
 };
 
@@ -30,4 +35,27 @@ fn twenty_lines_balance_real_connections() {
         .map_err(|error| error.to_string())
     });
     assert_eq!(names.unwrap().len(), servers.len(), "each backend gets some of 40 connections");
+}
+
+/// `embed lo | head -0`: nobody reads, and that is no reason to panic.
+#[test]
+fn a_closed_pipe_ends_it_quietly() {
+    require_kernel!();
+    let host = Namespace::new("host").unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut child = host.run(|| {
+        Command::new(env!("CARGO_BIN_EXE_embed"))
+            .arg("lo")
+            .stdin(Stdio::null())
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    });
+    let said = child::Lines::of(child.stderr.take().unwrap());
+    let status = child::wait(&mut child, child::LIMIT, "embed").unwrap();
+    let said = said.rest(child::LIMIT).join("\n");
+    assert_eq!(status.code(), Some(141), "{said}");
+    assert!(!said.contains("panicked") && !said.contains("pipe"), "{said}");
 }

@@ -126,7 +126,7 @@ impl Control {
         let thread = controller.spawn().context("cannot start the controller's thread")?;
         let source = StaticSource::new(path).on_notice(|notice| {
             if let Notice::Rejected(rejected) = notice {
-                eprintln!("the file was refused: {rejected}");
+                crate::output::complain(format_args!("the file was refused: {rejected}"));
             }
         });
         let status = source.status();

@@ -25,6 +25,7 @@ use crate::{
     Arguments, Interrupt,
     config::{BACKEND_ECHO, BACKEND_HTTP, Config, Control, ECHO, HTTP, Role, virtual_addresses},
     load::{self, Stage},
+    say,
     tally::{Packets, Summary, Tally},
 };
 
@@ -37,15 +38,18 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const DOWNLOAD: u64 = 48 << 20;
 const DOWNLOAD_RATE: u64 = 8 << 20;
 
+/// Who counts packets here.
+const PROGRAMS: &str = "the programs in the kernel";
+
 /// Runs it.
 pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Summary> {
-    println!("Building five network namespaces: a client, the balancer, {BACKENDS} backends.");
+    say!("Building five network namespaces: a client, the balancer, {BACKENDS} backends.")?;
     let builder = LoadBalancerTopology::builder(BACKENDS);
     let builder = if arguments.xdp { builder.for_xdp() } else { builder };
     let topology = builder.build().context("cannot build the namespaces")?;
     let servers = Servers::start(&topology)?;
     let mut config = Config::write(topology.backends.iter().map(|backend| backend.addresses))?;
-    println!("{} says:\n\n{}", config.path().display(), indent(&config.text()));
+    say!("{} says:\n\n{}", config.path().display(), indent(&config.text()))?;
 
     let mode = if arguments.xdp { XdpMode::Native } else { XdpMode::Auto };
     let uplinks: Vec<_> =
@@ -62,16 +66,16 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Summary> {
         })
         .context("cannot open the dataplane in the kernel")?;
     for attachment in plane.attachments() {
-        println!("attached: {attachment}");
+        say!("attached: {attachment}")?;
     }
     for warning in plane.warnings() {
         // The namespaces of the other ends were made here, with checksum offload off where XDP runs.
         if !matches!(warning, Warning::UnfinishedChecksums { .. }) {
-            println!("warning: {warning}");
+            say!("warning: {warning}")?;
         }
     }
     if !arguments.xdp {
-        println!("(tcx carries everything here; --xdp shows the shortcut)");
+        say!("(tcx carries everything here; --xdp shows the shortcut)")?;
     }
     let control = Control::follow(&config.path(), plane.tables())?;
     interrupt.check()?;
@@ -79,12 +83,15 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Summary> {
     let before = topology.client.statistics().context("cannot read the client's counters")?;
     let run = Traffic::start(&topology, arguments.requests, interrupt);
     let outcome = run.drive(&servers, &mut config, &control, interrupt);
+    if outcome.is_err() {
+        interrupt.give_up();
+    }
     let mut summary = run.finish(outcome, &servers)?;
     interrupt.check()?;
     summary.packets = settle(&topology, &plane, &before)?;
     for hook in Hook::ALL {
         let forwarded = plane.tables().counters().verdict(hook, Verdict::Forward)?;
-        println!("forwarded at {}: {forwarded} packets, both ways", hook.name());
+        say!("forwarded at {}: {forwarded} packets, both ways", hook.name())?;
     }
     drop(control);
     plane.detach().context("cannot detach the programs")?;
@@ -193,9 +200,7 @@ impl Traffic {
             self.done.iter().all(|done| done.load(Ordering::Relaxed) >= self.requests_each * share / 100)
         };
         self.wait_with(interrupt, "a third of the requests", &bar, || reach(33))?;
-        bar.suspend(|| {
-            println!("editing the file: {name} drains: it ends what it has, and gets nothing new")
-        });
+        bar.suspend(|| say!("editing the file: {name} drains: it ends what it has, and gets nothing new"))?;
         config.set(backend, Role::Draining)?;
         control.wait_for(2)?;
         self.stage.reach(Stage::DRAINED);
@@ -208,7 +213,7 @@ impl Traffic {
             let now = served();
             std::mem::replace(&mut answered_before, now) == now
         })?;
-        bar.suspend(|| println!("editing the file: {name} is gone, while the downloads go on"));
+        bar.suspend(|| say!("editing the file: {name} is gone, while the downloads go on"))?;
         config.set(backend, Role::Gone)?;
         control.wait_for(3)?;
         self.stage.reach(Stage::GONE);
@@ -250,7 +255,7 @@ impl Traffic {
             if bar.is_hidden() && said.elapsed() > Duration::from_secs(1) {
                 // Nobody sees the bar where the output is no terminal.
                 said = Instant::now();
-                println!("  {done} of {} requests, {downloads}", self.total());
+                say!("  {done} of {} requests, {downloads}", self.total())?;
             }
             thread::park_timeout(Duration::from_millis(20));
         }
@@ -297,7 +302,11 @@ impl Traffic {
                 complaints.push(format!("{} answered nothing before it was taken away", server.name()));
             }
         }
-        Ok(Summary { kinds: kinds.into(), packets: Packets { sent: 0, counted: 0 }, complaints })
+        Ok(Summary {
+            kinds: kinds.into(),
+            packets: Packets { sent: 0, counted: 0, by: PROGRAMS },
+            complaints,
+        })
     }
 }
 
@@ -326,7 +335,7 @@ fn settle(topology: &LoadBalancerTopology, plane: &EbpfDataplane, before: &Stati
         let v6 = now.ip6.out_requests
             - before.ip6.out_requests
             - (now.icmp6.out_messages - before.icmp6.out_messages);
-        let packets = Packets { sent: v4 + v6, counted: counted(plane)? };
+        let packets = Packets { sent: v4 + v6, counted: counted(plane)?, by: PROGRAMS };
         if packets.sent == packets.counted || Instant::now() > deadline {
             return Ok(packets);
         }

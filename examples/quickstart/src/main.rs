@@ -6,7 +6,7 @@
 //! frames.
 //!
 //! The last line says `N requests, M failed`. The exit code is 1 unless nothing failed and the programs' own counters
-//! account for every packet that the client sent.
+//! account for every packet that the client sent; 130 after Ctrl-C; 141 where nobody reads the output any more.
 //!
 //! | file | does |
 //! | --- | --- |
@@ -15,12 +15,14 @@
 //! | `memory.rs` | the run in memory |
 //! | `load.rs` | clients |
 //! | `tally.rs` | who answered how often, and the last lines |
+//! | `output.rs` | lines for people |
 #![forbid(unsafe_code)]
 
 mod config;
 mod kernel;
 mod load;
 mod memory;
+mod output;
 mod tally;
 
 use std::{
@@ -51,19 +53,32 @@ pub struct Arguments {
     memory: bool,
 }
 
-/// Set by Ctrl-C; everything that waits looks at it.
+/// Set by Ctrl-C, and where the run failed; everything that waits looks at it.
 #[derive(Clone, Default)]
-pub struct Interrupt(Arc<AtomicBool>);
+pub struct Interrupt {
+    pressed: Arc<AtomicBool>,
+    given_up: Arc<AtomicBool>,
+}
 
 impl Interrupt {
-    /// Whether Ctrl-C was pressed.
+    /// Whether everybody is to stop.
     pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.is_pressed() || self.given_up.load(Ordering::Relaxed)
+    }
+
+    /// Whether Ctrl-C was pressed.
+    pub fn is_pressed(&self) -> bool {
+        self.pressed.load(Ordering::Relaxed)
+    }
+
+    /// Has everybody stop: something failed, and the rest is not worth waiting for.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
     }
 
     /// An error, once Ctrl-C was pressed.
     pub fn check(&self) -> Result<()> {
-        if self.is_set() { anyhow::bail!("interrupted: everything was taken down again") } else { Ok(()) }
+        if self.is_pressed() { anyhow::bail!("interrupted: everything was taken down again") } else { Ok(()) }
     }
 }
 
@@ -71,17 +86,22 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let interrupt = Interrupt::default();
     let flag = interrupt.clone();
-    let handler =
-        ctrlc::set_handler(move || flag.0.store(true, Ordering::Relaxed)).context("cannot catch Ctrl-C");
-    match handler.and_then(|()| run(&arguments, &interrupt)) {
-        Ok(summary) => {
-            summary.print();
-            if summary.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
+    let handler = ctrlc::set_handler(move || flag.pressed.store(true, Ordering::Relaxed))
+        .context("cannot catch Ctrl-C");
+    let printed = || {
+        let summary = run(&arguments, &interrupt)?;
+        summary.print()?;
+        Ok(summary.is_good())
+    };
+    match handler.and_then(|()| printed()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        // As a shell tells of SIGPIPE.
+        Err(error) if error.is::<output::Closed>() => ExitCode::from(141),
         Err(error) => {
-            eprintln!("quickstart: {error:#}");
+            output::complain(format_args!("quickstart: {error:#}"));
             // As a shell tells of SIGINT.
-            ExitCode::from(if interrupt.is_set() { 130 } else { 1 })
+            ExitCode::from(if interrupt.is_pressed() { 130 } else { 1 })
         }
     }
 }
@@ -92,11 +112,11 @@ fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Summary> {
         Ok(()) => None,
     };
     match missing {
-        _ if arguments.memory => println!("In memory, with generated frames, as asked for."),
+        _ if arguments.memory => say!("In memory, with generated frames, as asked for.")?,
         None => return kernel::run(arguments, interrupt),
         Some(reason) => {
-            println!("In memory, with generated frames, because the kernel can't be used: {reason}.");
-            println!("As root this runs real traffic: sudo target/release/quickstart\n");
+            say!("In memory, with generated frames, because the kernel can't be used: {reason}.")?;
+            say!("As root this runs real traffic: sudo target/release/quickstart\n")?;
         }
     }
     memory::run(arguments, interrupt)

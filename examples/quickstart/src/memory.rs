@@ -19,6 +19,7 @@ use dataplane_testkit::{
 use crate::{
     Arguments, Interrupt,
     config::{BACKEND_ECHO, BACKEND_HTTP, Config, Control, ECHO, HTTP, Role, virtual_addresses},
+    say,
     tally::{Packets, Summary, Tally},
 };
 
@@ -36,7 +37,7 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Summary> {
         })
         .collect();
     let mut config = Config::write(backends.iter().copied())?;
-    println!("{} says:\n\n{}", config.path().display(), config.text());
+    say!("{} says:\n\n{}", config.path().display(), config.text())?;
     let tables = Arc::new(MemoryTables::new(Capacity::default()));
     let host = Host::new(Arc::clone(&tables), backends)?;
     let control = Control::follow(&config.path(), tables)?;
@@ -47,12 +48,12 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Summary> {
     for number in 0..arguments.requests {
         interrupt.check()?;
         if number == third {
-            println!("editing the file: backend0 drains");
+            say!("editing the file: backend0 drains")?;
             config.set(0, Role::Draining)?;
             control.wait_for(2)?;
         }
         if number == 2 * third {
-            println!("editing the file: backend0 is gone");
+            say!("editing the file: backend0 is gone")?;
             config.set(0, Role::Gone)?;
             control.wait_for(3)?;
         }
@@ -61,7 +62,11 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Summary> {
         udp.count(host.udp(number, &mut sent).map_err(|error| format!("{error:#}")));
     }
     let counted = host.counted()?;
-    Ok(Summary { kinds: kinds.into(), packets: Packets { sent, counted }, complaints: Vec::new() })
+    Ok(Summary {
+        kinds: kinds.into(),
+        packets: Packets { sent, counted, by: "the simulator" },
+        complaints: Vec::new(),
+    })
 }
 
 /// The simulated balancer, with clients on one side and backends on the other.

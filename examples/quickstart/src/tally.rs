@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::say;
+
 /// Answers and failures, of one kind of request.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
@@ -43,18 +45,21 @@ impl Tally {
 pub struct Summary {
     /// Each kind of request: its name and its tally.
     pub kinds: Vec<(&'static str, Tally)>,
-    /// Packets that the client sent, and those that the programs counted.
+    /// Packets that the client sent, and those that were counted.
     pub packets: Packets,
     /// What else went wrong.
     pub complaints: Vec<String>,
 }
 
-/// Packets that the client sent, and those that the programs counted at the services.
+/// Packets that the client sent, and those that were counted at the services.
+#[derive(Clone, Copy)]
 pub struct Packets {
     /// By the client's own counters.
     pub sent: u64,
-    /// By the programs' counters.
+    /// By the pipeline's own counters, which the kernel's programs and the simulator both keep.
     pub counted: u64,
+    /// Which of these it was, in words.
+    pub by: &'static str,
 }
 
 impl Summary {
@@ -68,26 +73,29 @@ impl Summary {
     }
 
     /// Prints it; the last line is the one that counts.
-    pub fn print(&self) {
-        println!("\nWho answered how often:");
+    ///
+    /// # Errors
+    /// [`Closed`](crate::output::Closed) where nobody reads it.
+    pub fn print(&self) -> anyhow::Result<()> {
+        say!("\nWho answered how often:")?;
         for (kind, tally) in &self.kinds {
             let answers: Vec<_> =
                 tally.answers.iter().map(|(name, count)| format!("{name} {count}")).collect();
-            println!("  {kind:<14} {}", answers.join(", "));
+            say!("  {kind:<14} {}", answers.join(", "))?;
             for failure in tally.failures.iter().take(5) {
-                println!("  {:<14} failed: {failure}", "");
+                say!("  {:<14} failed: {failure}", "")?;
             }
         }
-        let Packets { sent, counted } = self.packets;
-        println!("Packets to the services: {sent} sent by the client, {counted} counted by the programs.");
+        let Packets { sent, counted, by } = self.packets;
+        say!("Packets to the services: {sent} sent by the client, {counted} counted by {by}.")?;
         if sent != counted {
-            println!("These differ: something else than Forebay handled some of them, or they were lost.");
+            say!("These differ: something else than Forebay handled some of them, or they were lost.")?;
         }
         for complaint in &self.complaints {
-            println!("Wrong: {complaint}.");
+            say!("Wrong: {complaint}.")?;
         }
         let requests: u64 = self.kinds.iter().map(|(_, tally)| tally.requests()).sum();
-        println!("{requests} requests, {} failed", self.failed());
+        say!("{requests} requests, {} failed", self.failed())
     }
 }
 
@@ -100,7 +108,7 @@ mod tests {
         tally.count(Ok("backend0".into()));
         (0..failures).for_each(|_| tally.count(Err("refused".into())));
         let complaints = (0..complaints).map(|_| "late".into()).collect();
-        Summary { kinds: vec![("HTTP", tally)], packets: Packets { sent, counted }, complaints }
+        Summary { kinds: vec![("HTTP", tally)], packets: Packets { sent, counted, by: "a test" }, complaints }
     }
 
     /// What the README promises of the exit code.
