@@ -14,6 +14,7 @@ use std::{
 
 use dataplane_core::{
     ControlSource, Controller, NextWake, Revision, Running, SourceHandle, WaitError,
+    abi::BackendV4,
     control::{Applied, ControllerBuilder, RunningSource},
     memory::MemoryTables,
     model::{Backend, Frontend, Protocol, Service, Weight},
@@ -25,6 +26,7 @@ use dataplane_testkit::{
     conformance::settle,
     faulty::{FAULT, FaultyStore},
 };
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Long enough for any machine; nothing waits for it to pass.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -364,4 +366,107 @@ fn a_commit_that_changes_nothing_renews_the_time_to_find_room() {
     store.heal();
     let revision = agent.transaction().remove(large(1).name()).upsert(large(2)).commit().unwrap();
     is_applied_in_the_end(&control, revision, now);
+}
+
+/// Where the backend with this host number stands, and its generation.
+fn place_of(tables: &dyn Store, third: u8, host: u8) -> Vec<(u32, u32)> {
+    let array = tables.backends_v4();
+    let rows = (0..array.capacity()).map(|index| {
+        let words = [array.load(index, 0).unwrap(), array.load(index, 1).unwrap()];
+        (index, BackendV4::read_from_bytes(words.as_bytes()).unwrap())
+    });
+    rows.filter(|(_, row)| {
+        row.generation != 0 && row.address == std::net::Ipv4Addr::new(192, 0, third, host).into()
+    })
+    .map(|(index, row)| (index, row.generation))
+    .collect()
+}
+
+#[test]
+fn a_backend_that_changes_hands_keeps_its_place_however_long_the_transaction_takes() {
+    // The one that gives comes before the one that takes, and behind it; and others stand between them.
+    for giver_is_first in [true, false] {
+        let tables = tables();
+        let control = Controller::builder(tables.clone())
+            .removal_guard(RemovalGuard::off())
+            .services_per_step(1)
+            .build();
+        let agent = control.register("agent", Precedence::default()).unwrap();
+        agent.synced();
+        agent.replace([service(1, &[7, 1]), service(2, &[3]), service(3, &[2])]).unwrap();
+        let mut now = settle(&control, Duration::ZERO);
+        let place = place_of(&*tables, 2, 7);
+        assert_eq!(place.len(), 1);
+
+        let mut services = [service(1, &[1]), service(2, &[4]), service(3, &[2, 7])];
+        if !giver_is_first {
+            services.reverse();
+        }
+        let revision = agent.replace(services).unwrap();
+        let mut steps = 0;
+        while control.wait_applied(revision, Duration::ZERO).is_err() {
+            // Grace periods are due between one step and the next.
+            now += Duration::from_secs(5);
+            control.step(now);
+            assert_eq!(place_of(&*tables, 2, 7), place, "the giver first: {giver_is_first}");
+            steps += 1;
+        }
+        assert_eq!(steps, 3, "each service has its own step");
+        settle(&control, now);
+        assert_eq!(place_of(&*tables, 2, 7), place, "the giver first: {giver_is_first}");
+        // Nobody keeps it when it goes.
+        agent.replace([]).unwrap();
+        settle(&control, now);
+        assert_eq!(place_of(&*tables, 2, 7), []);
+    }
+}
+
+#[test]
+fn a_backend_keeps_its_place_while_who_takes_it_waits_for_room() {
+    let tables = tables();
+    let control = Controller::builder(tables.clone()).removal_guard(RemovalGuard::off()).build();
+    let agent = control.register("agent", Precedence::default()).unwrap();
+    agent.synced();
+    // Two pictures that share 20 backends, and whose lists have no room beside each other.
+    let heir = Service::builder("heir")
+        .frontend(Frontend::new("203.0.113.9".parse().unwrap(), 99, Protocol::Tcp).unwrap())
+        .backends(large_from(1, 40).backends().iter().cloned())
+        .build()
+        .unwrap();
+    agent.replace([large_from(1, 0)]).unwrap();
+    let now = settle(&control, Duration::ZERO);
+    let places: Vec<_> = (40..60).map(|host| place_of(&*tables, 1, host)).collect();
+    assert!(places.iter().all(|place| place.len() == 1), "{places:?}");
+
+    let revision = agent.replace([heir]).unwrap();
+    control.step(now);
+    let unready = control.wait_applied(revision, Duration::ZERO);
+    assert_eq!(unready, Err(WaitError::Timeout { revision }), "there is no room yet");
+    let now = is_applied_in_the_end(&control, revision, now);
+    settle(&control, now);
+    let after: Vec<_> = (40..60).map(|host| place_of(&*tables, 1, host)).collect();
+    assert_eq!(after, places);
+    assert_eq!(control.usage().backends_v4, 60);
+}
+
+#[test]
+fn who_is_refused_for_good_keeps_no_backend_of_others() {
+    let tables = tables();
+    let control = Controller::builder(tables.clone()).removal_guard(RemovalGuard::off()).build();
+    let agent = control.register("agent", Precedence::default()).unwrap();
+    agent.synced();
+    agent.replace([large_from(1, 0), service(1, &[7])]).unwrap();
+    let now = settle(&control, Duration::ZERO);
+    let heir = Service::builder("heir")
+        .frontend(Frontend::new("203.0.113.9".parse().unwrap(), 99, Protocol::Tcp).unwrap())
+        .backends(large_from(1, 40).backends().iter().cloned())
+        .backend(Backend::new([192, 0, 2, 7].into(), 8080).unwrap())
+        .build()
+        .unwrap();
+    let revision = agent.replace([large_from(1, 0), heir]).unwrap();
+    settle(&control, now);
+    let refused = control.wait_applied(revision, Duration::ZERO);
+    assert!(matches!(refused, Err(WaitError::Incomplete { .. })), "{refused:?}");
+    assert_eq!(place_of(&*tables, 2, 7), []);
+    assert_eq!(control.usage().backends_v4, 60);
 }

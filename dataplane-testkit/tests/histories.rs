@@ -11,15 +11,17 @@ use std::{
 
 use dataplane_core::{
     Controller, SourceHandle,
+    abi::{BackendV4, BackendV6},
     memory::MemoryTables,
     model::{Backend, BackendState, Frontend, Protocol, Service, ServiceName, Weight},
     reconcile::{NextWake, Usage},
     source::Precedence,
     state::{Phase, RemovalGuard},
-    tables::Capacity,
+    tables::{Capacity, Store},
 };
 use dataplane_testkit::{conformance::settle, faulty::FaultyStore, witness::Witness};
 use proptest::prelude::*;
+use zerocopy::{FromBytes, IntoBytes};
 
 const OWNERS: [(&str, i32); 3] = [("ada", 1), ("bob", 2), ("cyd", 2)];
 
@@ -89,6 +91,27 @@ fn leads_to(service: &Service) -> Vec<SocketAddr> {
     addresses
 }
 
+/// The backends that have a generation, as they stand in the tables.
+fn living_backends(store: &dyn Store) -> Vec<(SocketAddr, Place)> {
+    let mut living = Vec::new();
+    for (table, six) in [(store.backends_v4(), false), (store.backends_v6(), true)] {
+        for index in 0..table.capacity() {
+            let words: Vec<u64> = (0..table.width()).map(|word| table.load(index, word).unwrap()).collect();
+            let (generation, address) = if six {
+                let row = BackendV6::read_from_bytes(words.as_bytes()).unwrap();
+                (row.generation, SocketAddr::new(row.address.into(), row.port.get()))
+            } else {
+                let row = BackendV4::read_from_bytes(words.as_bytes()).unwrap();
+                (row.generation, SocketAddr::new(row.address.into(), row.port.get()))
+            };
+            if generation != 0 {
+                living.push((address, Place { index, generation }));
+            }
+        }
+    }
+    living
+}
+
 fn wish() -> impl Strategy<Value = Wish> {
     (
         0u8..5,
@@ -127,7 +150,17 @@ struct World {
     control: Controller,
     sources: Vec<Option<SourceHandle>>,
     model: Vec<OwnerModel>,
+    /// Where backends were first seen that have been named ever since.
+    places: BTreeMap<SocketAddr, Place>,
+    is_narrow: bool,
     now: Duration,
+}
+
+/// A place in the table of backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    index: u32,
+    generation: u32,
 }
 
 impl World {
@@ -143,7 +176,16 @@ impl World {
             .map(|&(name, precedence)| Some(control.register(name, Precedence::new(precedence)).unwrap()))
             .collect();
         let model = OWNERS.iter().map(|_| OwnerModel::default()).collect();
-        Self { witness, store, control, sources, model, now: Duration::ZERO }
+        Self {
+            witness,
+            store,
+            control,
+            sources,
+            model,
+            places: BTreeMap::new(),
+            is_narrow: capacity == NARROW,
+            now: Duration::ZERO,
+        }
     }
 
     fn source(&self, owner: usize) -> &SourceHandle {
@@ -169,11 +211,60 @@ impl World {
                     if let NextWake::At(time) = self.control.step(self.now) {
                         self.now = self.now.max(time.min(self.now + Duration::from_millis(20)));
                     }
+                    self.named_backends_keep_their_places();
                 }
             }
             Event::Later(milliseconds) => self.now += Duration::from_millis(milliseconds.into()),
             Event::Rest => self.now = settle(&self.control, self.now),
         }
+        self.named_backends_keep_their_places();
+    }
+
+    /// Who is named before and after a change keeps index and generation, or its flows would break: in whatever order the
+    /// services are written, and however long that takes.
+    fn named_backends_keep_their_places(&mut self) {
+        if self.is_narrow {
+            // Who is refused is not in the tables, and neither are those that only it names.
+            return;
+        }
+        let status = self.control.status();
+        let mut named: BTreeMap<SocketAddr, bool> = BTreeMap::new();
+        for (owner, service) in self.winners() {
+            let found = status.iter().find(|s| s.owner.as_str() == owner && s.service == *service.name());
+            let stands = found.is_some_and(|s| matches!(s.phase, Phase::Applied | Phase::Conflict));
+            for backend in service.backends() {
+                *named.entry(backend.socket_address()).or_default() |= stands;
+            }
+        }
+        self.places.retain(|address, _| named.contains_key(address));
+        let mut living: BTreeMap<SocketAddr, Vec<Place>> = BTreeMap::new();
+        for (address, place) in living_backends(&*self.store) {
+            living.entry(address).or_default().push(place);
+        }
+        for (address, stands) in named {
+            let found = living.get(&address).map_or(&[][..], Vec::as_slice);
+            match (self.places.get(&address), found) {
+                (Some(place), found) => {
+                    assert!(found.contains(place), "{address} had {place:?}, and has {found:?}");
+                }
+                // Where there are two, the other one is on its way out.
+                (None, [place]) if stands => {
+                    self.places.insert(address, *place);
+                }
+                (None, _) => {}
+            }
+        }
+    }
+
+    /// The services that have a frontend at least, with their owners.
+    fn winners(&self) -> Vec<(&'static str, &Service)> {
+        let mut winners: Vec<(&'static str, &Service)> = Vec::new();
+        for (owner, service) in frontends().filter_map(|frontend| self.winner(&frontend)) {
+            if !winners.iter().any(|(name, other)| (*name, other.name()) == (owner, service.name())) {
+                winners.push((owner, service));
+            }
+        }
+        winners
     }
 
     fn synced(&mut self, owner: usize) {
@@ -233,7 +324,7 @@ impl World {
     }
 
     /// Who is to have a frontend, by going through everybody.
-    fn winner(&self, frontend: &Frontend) -> Option<&Service> {
+    fn winner(&self, frontend: &Frontend) -> Option<(&'static str, &Service)> {
         let claims = self.model.iter().zip(OWNERS).flat_map(|(model, (owner, precedence))| {
             let services = model.services.values();
             services.map(move |(service, mentioned)| (*mentioned, precedence, owner, service))
@@ -243,12 +334,12 @@ impl World {
             .max_by_key(|&(mentioned, precedence, owner, service)| {
                 (mentioned, precedence, std::cmp::Reverse((owner, service.name())))
             })
-            .map(|(_, _, _, service)| service)
+            .map(|(_, _, owner, service)| (owner, service))
     }
 
     fn tables_are_as_the_model_says(&self) {
         for frontend in frontends() {
-            let expected = self.winner(&frontend).map(leads_to);
+            let expected = self.winner(&frontend).map(|(_, service)| leads_to(service));
             assert_eq!(self.witness.resolve(&frontend), expected, "{frontend}");
         }
         self.witness.marks_match_lists();

@@ -108,7 +108,12 @@ impl Engine {
     }
 
     pub fn usage(&self) -> Usage {
-        Usage { limbo: self.limbo.len() as u32, ..self.ledger.usage() }
+        Usage { limbo: self.in_limbo() as u32, ..self.ledger.usage() }
+    }
+
+    /// How many things wait for a grace period or for their release.
+    fn in_limbo(&self) -> usize {
+        self.limbo.len() + self.ledger.unheld.len()
     }
 
     /// Puts a bounded number of changed services into the tables.
@@ -166,6 +171,7 @@ impl Engine {
             entries += backends.iter().map(|backend| usize::from(backend.weight().get())).sum::<usize>();
             batch.push(work);
         }
+        self.ledger.unheld.see(desired.traffic());
         batch
     }
 
@@ -185,10 +191,11 @@ impl Engine {
             self.retries.suspend(job.id);
         }
         self.limbo.hurry();
-        if self.refused.attempts(work) <= PATIENCE && (self.limbo.len() > 0 || job.error.is_some()) {
+        if self.refused.attempts(work) <= PATIENCE && (self.in_limbo() > 0 || job.error.is_some()) {
             return Outcome::Postponed;
         }
         tracing::warn!(service = %work.name, %refusal, "a service was refused");
+        self.ledger.give_up(work.id);
         Outcome::Refused(refusal)
     }
 
@@ -216,8 +223,9 @@ impl Engine {
 
     /// Waits for a grace period if one is due, and releases a bounded number of things whose grace period is over.
     pub fn release(&mut self, desired: &Mutex<DesiredState>, now: Duration) {
-        let busy = desired.lock().has_work();
-        let delay = self.settings.grace_delay * if busy { 4 } else { 1 };
+        let traffic = desired.lock().traffic();
+        self.ledger.unheld.see(traffic);
+        let delay = self.settings.grace_delay * if traffic.is_waiting() { 4 } else { 1 };
         if self.limbo.grace_due(delay).is_some_and(|due| due <= now) {
             match self.store.synchronize() {
                 Ok(()) => self.limbo.grace_was_given(),
@@ -232,7 +240,7 @@ impl Engine {
         }
         let mut budget = RELEASES;
         let mut freed = false;
-        let waited = self.limbo.len() > 0;
+        let waited = self.in_limbo() > 0;
         while budget > 0
             && let Some(release) = self.limbo.next()
         {
@@ -240,7 +248,13 @@ impl Engine {
             budget = budget.saturating_sub(cost);
             freed |= frees;
         }
-        if freed || (waited && self.limbo.len() == 0) {
+        while budget > 0
+            && let Some((family, index)) = self.ledger.next_unheld(traffic)
+        {
+            self.clear_generation(family, index, now);
+            budget -= 1;
+        }
+        if freed || (waited && self.in_limbo() == 0) {
             self.refused.chances = self.refused.waiting.len();
         }
         if self.refused.chances > 0 {
@@ -327,7 +341,12 @@ impl Engine {
 
     /// When there is something to do again.
     pub fn next_wake(&self, desired: &Mutex<DesiredState>) -> NextWake {
-        if self.limbo.has_next() || self.refused.chances > 0 || desired.lock().has_work() {
+        // Who is unheld is released now, or else there is work.
+        if self.limbo.has_next()
+            || self.ledger.unheld.len() > 0
+            || self.refused.chances > 0
+            || desired.lock().has_work()
+        {
             return NextWake::Now;
         }
         let times =

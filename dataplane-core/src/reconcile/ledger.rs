@@ -5,13 +5,14 @@ use hashbrown::HashMap;
 use super::{
     Footprint, FrontendFootprint, Presence, Word,
     limbo::{Departure, Release},
+    unheld::Unheld,
 };
 use crate::{
     abi::{BackendRef, SLOT_LINE_WORDS, map},
     compile::{BackendRow, Backends, FrontendRow, Indexes, Lines, ListRow, Loss, Rows, shares},
     model::{Frontend, IpFamily, Service},
     slab::Slab,
-    state::{Refusal, ServiceId},
+    state::{Refusal, ServiceId, Traffic},
     tables::Store,
 };
 
@@ -51,6 +52,9 @@ pub(super) struct Ledger {
     /// The current list of each service.
     services: Vec<Option<u32>>,
     batch: u64,
+    pub unheld: Unheld,
+    /// Backends that stand and that services name which wait for room: they are held for them.
+    reserved: HashMap<ServiceId, Reserved>,
     /// What lost its last holder since this was last taken.
     pub unlinked: Vec<Release>,
     /// Scratch.
@@ -106,6 +110,13 @@ impl List {
     }
 }
 
+/// What is held for a service that waits for room.
+#[derive(Debug)]
+struct Reserved {
+    family: IpFamily,
+    backends: Vec<u32>,
+}
+
 /// A backend that a list holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Held {
@@ -135,6 +146,8 @@ impl Ledger {
             lists: Slab::default(),
             services: Vec::new(),
             batch: 0,
+            unheld: Unheld::default(),
+            reserved: HashMap::new(),
             unlinked: Vec::new(),
             held: Vec::new(),
         }
@@ -157,7 +170,8 @@ impl Ledger {
     /// `gone` are frontends that nobody is to have.
     ///
     /// # Errors
-    /// [`Refusal`]: there is no room, and nothing has changed.
+    /// [`Refusal`]: there is no room, and nothing has changed, but that backends which stand are held for it: see
+    /// [`Self::give_up`].
     pub fn prepare(
         &mut self,
         id: ServiceId,
@@ -169,10 +183,29 @@ impl Ledger {
             // An index was kept for it, and nothing was written.
             self.forget_if_gone(frontend);
         }
-        let Some(service) = service.filter(|_| !frontends.is_empty()) else {
-            self.set_current(id, None);
-            return Ok((Rows::default(), self.footprint(None, &[], gone)));
+        let reserved = self.reserved.remove(&id);
+        let service = service.filter(|_| !frontends.is_empty());
+        let prepared = match service {
+            Some(service) => self.stand_all(id, service, frontends, gone),
+            None => {
+                self.set_current(id, None);
+                Ok((Rows::default(), self.footprint(None, &[], gone)))
+            }
         };
+        if let (Err(_), Some(service)) = (&prepared, service) {
+            self.reserve(id, service);
+        }
+        self.let_reserved_go(reserved);
+        prepared
+    }
+
+    fn stand_all(
+        &mut self,
+        id: ServiceId,
+        service: &Service,
+        frontends: &[Frontend],
+        gone: &[Frontend],
+    ) -> Result<(Rows, Footprint), Refusal> {
         self.check_frontends(service.family(), frontends)?;
         let list = self.find_list(id, service, frontends)?;
         let mut rows = Vec::with_capacity(frontends.len());
@@ -246,13 +279,8 @@ impl Ledger {
             }
         });
         if found.is_err() {
-            let pool = self.backends(family);
             for held in held.drain(..) {
-                // Nobody wrote a backend yet that only this attempt held.
-                let loss = pool.let_go(held.index, held.is_selected());
-                if loss == Loss::LastHolder && pool.retire(held.index) {
-                    pool.give_back(held.index);
-                }
+                self.undo_hold(family, held.index, held.is_selected());
             }
         }
         self.held = held;
@@ -266,6 +294,66 @@ impl Ledger {
         }
         held.sort_unstable_by_key(|held| held.index);
         Ok(())
+    }
+
+    /// Counts a holder less that was counted a moment ago. Tells whether the backend is left without a place: nobody
+    /// wrote one yet that only this attempt held.
+    fn undo_hold(&mut self, family: IpFamily, index: u32, selected: bool) -> bool {
+        let stood = self.unheld.contains(family, index);
+        let pool = self.backends(family);
+        let is_new = pool.let_go(index, selected) == Loss::LastHolder && !stood && pool.retire(index);
+        if is_new {
+            pool.give_back(index);
+        }
+        is_new
+    }
+
+    /// Holds the backends that stand for a service that waits for room and names them: they keep their places, whoever
+    /// else lets them go meanwhile.
+    fn reserve(&mut self, id: ServiceId, service: &Service) {
+        let family = service.family();
+        let mut backends = Vec::new();
+        for share in shares(service) {
+            let Ok(index) = self.backends(family).hold(share.backend, false) else {
+                continue;
+            };
+            if !self.undo_hold(family, index, false)
+                && self.backends(family).hold(share.backend, false).is_ok()
+            {
+                backends.push(index);
+            }
+        }
+        if !backends.is_empty() {
+            self.reserved.insert(id, Reserved { family, backends });
+        }
+    }
+
+    fn let_reserved_go(&mut self, reserved: Option<Reserved>) {
+        let Some(Reserved { family, backends }) = reserved else {
+            return;
+        };
+        for index in backends {
+            // No packet sees it through this: nothing waits for a grace period.
+            if self.backends(family).let_go(index, false) == Loss::LastHolder {
+                self.unheld.add(family, index);
+            }
+        }
+    }
+
+    /// A service was refused for good: nothing is held for it any more.
+    pub fn give_up(&mut self, id: ServiceId) {
+        let reserved = self.reserved.remove(&id);
+        self.let_reserved_go(reserved);
+    }
+
+    /// A backend that nobody holds or can name soon, and that has no place any more: its generation must be cleared.
+    pub fn next_unheld(&mut self, traffic: Traffic) -> Option<(IpFamily, u32)> {
+        loop {
+            let (family, index) = self.unheld.next(traffic)?;
+            if self.backends(family).retire(index) {
+                return Some((family, index));
+            }
+        }
     }
 
     /// Whether a list has these entries.
@@ -571,13 +659,16 @@ impl Ledger {
     }
 
     /// Counts one holder of a backend less, who `selected` it for new flows or did not; tells what is to be done where
-    /// it was the last one.
+    /// it was the last one that did.
     pub fn let_go(&mut self, family: IpFamily, index: u32, selected: bool) -> Option<Release> {
         let pool = self.backends(family);
         match pool.let_go(index, selected) {
             Loss::Holder => None,
             Loss::LastSelector => Some(Release::Selection(family, index)),
-            Loss::LastHolder => pool.retire(index).then_some(Release::Generation(family, index)),
+            Loss::LastHolder => {
+                self.unheld.add(family, index);
+                None
+            }
         }
     }
 

@@ -5,7 +5,7 @@
 //!
 //! 1. backends, 2. the list in the slot table, 3. the frontends' words, 4. new frontends in the hash;
 //! 5. frontends out of the hash, 6. their words cleared;
-//! 7. after a grace period: the generations of backends that no list holds are cleared, and lists and frontends' indexes
+//! 7. after a grace period: the generations of backends that no list holds, and that no queued service can name, are cleared, and lists and frontends' indexes
 //!    may be given out again; 8. after another one: the backends' indexes too.
 //!
 //! A changed service gets a new list, and its words are switched, each by one atomic store. Nothing that a packet may
@@ -20,6 +20,7 @@ mod ledger;
 mod limbo;
 mod op;
 mod plan;
+mod unheld;
 
 pub use engine::NextWake;
 pub(crate) use engine::{Engine, Settings};

@@ -27,6 +27,8 @@ pub struct DesiredState {
     pub(super) claims: Claims,
     /// Services whose rows may differ from what the tables hold, each once.
     pub(super) queue: VecDeque<ServiceId>,
+    /// How many were ever put into it.
+    pub(super) queued: u64,
     pub(super) revisions: Revisions,
 }
 
@@ -111,6 +113,7 @@ impl DesiredState {
             objects: Slab::default(),
             claims: Claims::default(),
             queue: VecDeque::new(),
+            queued: 0,
             revisions: Revisions::default(),
         }
     }
@@ -244,6 +247,7 @@ impl DesiredState {
             if !object.queued {
                 object.queued = true;
                 self.queue.push_back(id);
+                self.queued += 1;
             }
         }
     }

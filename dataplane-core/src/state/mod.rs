@@ -20,7 +20,7 @@ pub use desired::{DesiredState, RegisterError};
 pub use guard::RemovalGuard;
 pub use progress::Progress;
 pub use status::{Conflict, Failure, Phase, Refusal, ServiceStatus};
-pub(crate) use work::{Outcome, Work};
+pub(crate) use work::{Outcome, Traffic, Work};
 
 /// A service's place in the desired state. It may be given to another once the tables hold nothing of it any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -24,11 +24,26 @@ pub(crate) struct Work {
     lost_some: bool,
 }
 
+impl Traffic {
+    /// Whether there is anything to take.
+    pub fn is_waiting(self) -> bool {
+        self.taken < self.queued
+    }
+}
+
 impl Work {
     /// The newest commit that waits for it; none where it is tried again and whoever waited was told.
     pub fn newest(&self) -> Option<Revision> {
         self.waiting.iter().max().copied()
     }
+}
+
+/// How many services went into the queue since the beginning, and how many came out. First in, first out: once as many
+/// were taken as had been queued at some moment, nothing is in the queue that was there at that moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Traffic {
+    pub queued: u64,
+    pub taken: u64,
 }
 
 /// What became of a service that was taken.
@@ -70,6 +85,11 @@ impl DesiredState {
     /// Whether there is anything to take.
     pub(crate) fn has_work(&self) -> bool {
         !self.queue.is_empty()
+    }
+
+    /// How many services went into the queue, and how many came out.
+    pub(crate) fn traffic(&self) -> Traffic {
+        Traffic { queued: self.queued, taken: self.queued - self.queue.len() as u64 }
     }
 
     /// Puts a service into the queue again.
