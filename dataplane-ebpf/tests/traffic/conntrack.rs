@@ -232,7 +232,9 @@ fn a_udp_flow_lives_as_long_as_it_talks() {
     let mut number = 0;
     let mut ask = || {
         number += 1;
-        clients.each_ref().map(|client| client.exchange(format!("{number}").as_bytes(), PATIENCE).unwrap().server)
+        clients
+            .each_ref()
+            .map(|client| client.exchange(format!("{number}").as_bytes(), PATIENCE).unwrap().server)
     };
     ask();
     for front in fronts {
