@@ -141,8 +141,9 @@ pub(crate) struct Needs {
     pub helpers: Calls,
 }
 
-/// Checks that an object has the maps and programs that this crate knows, and tells what they need. Further maps are the programs' own business; further programs would never be attached, so that
-/// only those are let through that a test asks for.
+/// Checks that an object has the maps and programs that this crate knows, and tells what they need. Further maps are the
+/// programs' own business; further programs would never be attached, so that only those are let through that a test
+/// asks for.
 ///
 /// # Errors
 /// [`Error::Object`] with the first difference.
@@ -152,29 +153,9 @@ pub(crate) fn check(bytes: &[u8], further: &[&str]) -> Result<Needs, Error> {
         Ok(object) => object,
         Err(error) => return refuse(error.to_string()),
     };
-    for spec in MAPS {
-        let Some(map) = object.maps.get(spec.name) else {
-            return refuse(format!("it has no map {}", spec.name));
-        };
-        let found = (map.map_type(), map.key_size() as usize, map.value_size() as usize, map.map_flags());
-        let wanted = (spec.kind as u32, spec.key_size, spec.value_size, spec.flags);
-        if found != wanted {
-            return refuse(format!(
-                "map {} has (type, key size, value size, flags) {found:?}, not {wanted:?}",
-                spec.name
-            ));
-        }
-    }
     let programs: Vec<&str> = [XDP, INGRESS, EGRESS].iter().chain(further).copied().collect();
-    for name in &programs {
-        if !object.programs.contains_key(*name) {
-            return refuse(format!("it has no program {name}"));
-        }
-    }
-    for (name, program) in &object.programs {
-        if !further.contains(&name.as_str()) && !has_section(name, &program.section) {
-            return refuse(format!("its program {name} stands in section {:?}", program.section));
-        }
+    if let Err(reason) = compare(&object, &programs) {
+        return refuse(reason);
     }
     let btf = object.has_btf_relocations();
     match helpers::calls(&mut object, &programs) {
@@ -183,8 +164,43 @@ pub(crate) fn check(bytes: &[u8], further: &[&str]) -> Result<Needs, Error> {
     }
 }
 
+/// Compares an object with what this crate knows, and says the first difference.
+fn compare(object: &Object, programs: &[&str]) -> Result<(), String> {
+    for spec in MAPS {
+        let Some(map) = object.maps.get(spec.name) else {
+            return Err(format!("it has no map {}", spec.name));
+        };
+        let found = (map.map_type(), map.key_size() as usize, map.value_size() as usize, map.map_flags());
+        let wanted = (spec.kind as u32, spec.key_size, spec.value_size, spec.flags);
+        if found != wanted {
+            return Err(format!(
+                "map {} has (type, key size, value size, flags) {found:?}, not {wanted:?}",
+                spec.name
+            ));
+        }
+    }
+    for name in programs {
+        if !object.programs.contains_key(*name) {
+            return Err(format!("it has no program {name}"));
+        }
+    }
+    for (name, program) in &object.programs {
+        // Those that a test asks for stand where they like.
+        let known = [XDP, INGRESS, EGRESS].contains(&name.as_str());
+        if (known || !programs.contains(&name.as_str())) && !has_section(name, &program.section) {
+            return Err(format!("its program {name} stands in section {:?}", program.section));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
+    use aya_obj::{
+        EbpfSectionKind,
+        maps::{LegacyMap, Map, bpf_map_def},
+    };
+
     use super::*;
 
     #[test]
@@ -192,12 +208,106 @@ mod tests {
         check(EMBEDDED, &[]).unwrap_or_else(|error| panic!("{error}"));
     }
 
+    /// The first map that is not made for the default capacity, with its entries and those that it should have.
+    fn other_capacity(object: &Object) -> Option<(&'static str, u32, u32)> {
+        MAPS.iter()
+            .map(|spec| {
+                (spec.name, object.maps[spec.name].max_entries(), (spec.entries)(&Capacity::default()))
+            })
+            .find(|(_, found, wanted)| found != wanted)
+    }
+
     #[test]
     fn the_committed_object_has_the_default_capacities() {
-        let object = Object::parse(EMBEDDED).unwrap();
+        let mut object = Object::parse(EMBEDDED).unwrap();
+        assert_eq!(other_capacity(&object), None);
         for spec in MAPS {
             let entries = object.maps[spec.name].max_entries();
-            assert_eq!(entries, (spec.entries)(&Capacity::default()), "{}", spec.name);
+            object.maps.get_mut(spec.name).unwrap().set_max_entries(entries + 1);
+            assert_eq!(other_capacity(&object), Some((spec.name, entries + 1, entries)));
+            object.maps.get_mut(spec.name).unwrap().set_max_entries(entries);
+        }
+    }
+
+    /// Each field of each map's layout is compared.
+    #[test]
+    fn an_object_with_a_map_of_another_layout_is_refused() {
+        let programs = [XDP, INGRESS, EGRESS];
+        let changes: [fn(&mut bpf_map_def); 4] = [
+            |map| map.map_type += 1,
+            |map| map.key_size += 4,
+            |map| map.value_size -= 1,
+            |map| map.map_flags ^= 1,
+        ];
+        let object = Object::parse(EMBEDDED).unwrap();
+        compare(&object, &programs).unwrap();
+        for spec in MAPS {
+            for change in changes {
+                let mut object = object.clone();
+                let map = object.maps.get_mut(spec.name).unwrap();
+                // Of the two ways to define a map, this one lets itself be changed.
+                let mut def = bpf_map_def {
+                    map_type: map.map_type(),
+                    key_size: map.key_size(),
+                    value_size: map.value_size(),
+                    map_flags: map.map_flags(),
+                    ..bpf_map_def::default()
+                };
+                change(&mut def);
+                let bpf_map_def { map_type, key_size, value_size, map_flags, .. } = def;
+                *map = Map::Legacy(LegacyMap {
+                    def,
+                    inner_def: None,
+                    section_index: 0,
+                    section_kind: EbpfSectionKind::Maps,
+                    symbol_index: None,
+                    data: vec![],
+                });
+                let reason = compare(&object, &programs).unwrap_err();
+                let found = format!("{:?}", (map_type, key_size, value_size, map_flags));
+                let wanted = format!("{:?}", (spec.kind as u32, spec.key_size, spec.value_size, spec.flags));
+                let name = spec.name;
+                assert!(reason.starts_with(&format!("map {name} has ")), "{reason}");
+                assert!(reason.ends_with(&format!(" {found}, not {wanted}")), "{name}: {reason}");
+            }
+            let mut object = object.clone();
+            object.maps.remove(spec.name);
+            assert_eq!(compare(&object, &programs), Err(format!("it has no map {}", spec.name)));
+        }
+    }
+
+    /// The committed object with each occurrence of a name replaced by another of the same length.
+    fn renamed(from: &str, to: &str) -> Vec<u8> {
+        assert_eq!(from.len(), to.len());
+        let mut bytes = EMBEDDED.to_vec();
+        let places: Vec<usize> = bytes
+            .windows(from.len())
+            .enumerate()
+            .filter(|(_, window)| *window == from.as_bytes())
+            .map(|(place, _)| place)
+            .collect();
+        assert!(!places.is_empty(), "the object has no {from}");
+        for place in places {
+            bytes[place..place + to.len()].copy_from_slice(to.as_bytes());
+        }
+        bytes
+    }
+
+    /// A file that was damaged, or is of another version, names what is wrong with it.
+    #[test]
+    fn an_object_of_another_version_is_refused() {
+        for (from, to, said) in [
+            ("forebay_xdp", "forebay_xdq", "it has no program forebay_xdp"),
+            ("forebay_ingress", "forebay_ingresz", "it has no program forebay_ingress"),
+            ("forebay_egress", "forebay_egresz", "it has no program forebay_egress"),
+            ("xdp.frags", "xdp\0frags", "its program forebay_xdp stands in section Xdp { frags: false"),
+            ("classifier", "xdp\0sifier", "gress stands in section Xdp {"),
+            ("conntrack_v6", "conntrack_v7", "it has no map conntrack_v6"),
+        ] {
+            match check(&renamed(from, to), &[]) {
+                Err(Error::Object { reason }) => assert!(reason.contains(said), "{from}: {reason}"),
+                other => panic!("{from}: {other:?}"),
+            }
         }
     }
 

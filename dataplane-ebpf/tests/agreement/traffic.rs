@@ -53,10 +53,12 @@ impl Traffic {
         let [front, back, slow, stop] = self.ports;
         let reply = !self.forwarded.is_empty() && rng.chance(35);
         let mut frame = if reply { self.answer(rng) } else { client(world, rng) };
+        // Of what goes out, only replies are ours.
+        let egress = if reply { 24 } else { 6 };
         let hook = match rng.below(100) {
-            0..=43 => Hook::Xdp,
-            44..=87 => Hook::Ingress,
-            _ => Hook::Egress,
+            draw if draw < egress => Hook::Egress,
+            draw if draw % 2 == 0 => Hook::Xdp,
+            _ => Hook::Ingress,
         };
         let port = match rng.below(100) {
             0..=2 => stop,
@@ -74,6 +76,8 @@ impl Traffic {
         }
         if rng.chance(6) {
             damage(&mut bytes, rng);
+        } else if rng.chance(if hook == Hook::Egress { 20 } else { 3 }) {
+            contradict(&frame, &mut bytes, rng);
         }
         // The kernel's test runs of classifiers refuse what is too short for an IP header, those of XDP what is too short
         // for an Ethernet header.
@@ -178,14 +182,36 @@ fn disturb(frame: &mut Frame, rng: &mut Rng) {
     }
 }
 
+/// A transport header whose own length is too small for it, or too large for the packet.
+fn contradict(frame: &Frame, bytes: &mut [u8], rng: &mut Rng) {
+    let behind = bytes.len() - frame.payload.len();
+    let large = rng.chance(50);
+    match frame.transport {
+        Transport::Tcp { options, .. } if !large => bytes[behind - options - 20 + 12] = 0x40,
+        // 60 bytes.
+        Transport::Tcp { options, .. } if options + frame.payload.len() < 40 => {
+            bytes[behind - options - 20 + 12] = 0xf0;
+        }
+        Transport::Udp { .. } => bytes[behind - 4] = if large { 0xff } else { 0 },
+        Transport::Tcp { .. } | Transport::Other(_) => {}
+    }
+    if matches!(frame.transport, Transport::Udp { .. }) && !large {
+        bytes[behind - 3] = rng.below(8) as u8;
+    }
+}
+
 /// What is wrong.
 fn damage(bytes: &mut Vec<u8>, rng: &mut Rng) {
     match rng.below(4) {
+        // Within a tag, where there is one.
+        0 if matches!(bytes.get(12), Some(0x81 | 0x88)) => bytes.truncate(14 + rng.below(4)),
         0 => bytes.truncate(rng.below(bytes.len() + 1)),
         1 => bytes.extend(rng.bytes(40)),
-        // Most fields that lie are in the first headers; addresses are spared, since any may be routed anywhere.
+        // Most fields that lie are in the first headers; addresses are spared, since any may be routed anywhere: those of
+        // IPv6 begin at 22.
         2 => {
-            let at = *rng.pick(&[12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23]);
+            let is_v6 = bytes.get(12) == Some(&0x86);
+            let at = 12 + rng.below(if is_v6 { 10 } else { 12 });
             if let Some(byte) = bytes.get_mut(at) {
                 *byte = rng.draw() as u8;
             }

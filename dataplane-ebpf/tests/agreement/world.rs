@@ -141,11 +141,18 @@ impl World {
         rng.pick(BACKENDS[family]).parse().unwrap()
     }
 
-    /// Takes a backend away, adds one, or gives a frontend another list: in both.
+    /// Takes a backend away and adds one, drains one, or gives a frontend another list: in both.
     pub fn change(&mut self, rng: &mut Rng) {
         let family = rng.below(2);
-        match rng.below(3) {
+        match rng.below(4) {
             0 => {
+                // It is sent new flows all the same: what is asked is what becomes of those that it has.
+                let (_, draining) = *rng.pick(&self.backends[family]);
+                let (memory, kernel) = self.stores();
+                self.fillers[0].drain_backend(&*memory, draining, family == 1).unwrap();
+                self.fillers[1].drain_backend(&*kernel, draining, family == 1).unwrap();
+            }
+            1 => {
                 // Its flows find it gone; lists that named it are replaced in the same breath.
                 let place = rng.below(self.backends[family].len());
                 let (which, gone) = self.backends[family].remove(place);

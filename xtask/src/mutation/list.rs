@@ -60,6 +60,13 @@ pub const AGREEMENT: &[Mutation] = &[
         to: "Direction::Original if seen.is_dying() && is_opening(protocol, headers.tcp_flags) => {",
     },
     Mutation {
+        name: "draining-backend",
+        breaks: "decide: who is still trying to connect to a backend that drains stays with it",
+        file: "dataplane-core/src/pipeline/decide.rs",
+        from: "if backend.draining && !seen.is_confirmed() && is_opening(protocol, headers.tcp_flags) =>",
+        to: "if backend.draining && seen.is_dying() && is_opening(protocol, headers.tcp_flags) =>",
+    },
+    Mutation {
         name: "no-neighbour",
         breaks: "route: XDP sends to a neighbour whose link-layer address it does not know",
         file: "dataplane-core/src/pipeline/process.rs",
