@@ -1,6 +1,7 @@
 //! Loads every program of an object with this kernel's own verifier and prints what it found.
 //!
 //!     verify OBJECT [CONSTANT=VALUE…]
+//!     verify --open OBJECT
 //!
 //! Each `CONSTANT` is a 32-bit constant of the object that is set before the load. One line for each program:
 //!
@@ -8,6 +9,11 @@
 //!
 //! Instructions are those that the verifier walked through (branches count once each time they are visited); stack is
 //! the deepest chain of calls. Exits with 1 if a program can't be loaded, after its verifier log. It attaches nothing.
+//!
+//! With `--open` it opens a dataplane as an embedder does, on the loopback interface, says what it got there, and detaches:
+//!
+//!     opened: lo: XDP off (not wanted), clsact (this kernel has no tcx)
+//!
 //! Linked statically, it runs in a virtual machine that holds nothing else: `cargo xtask kernels`.
 
 mod stack;
@@ -18,6 +24,8 @@ use aya::{
     EbpfLoader, VerifierLogLevel,
     programs::{Program, ProgramError},
 };
+use dataplane_core::tables::Capacity;
+use dataplane_ebpf::{EbpfDataplane, Uplink, XdpMode};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 fn main() -> ExitCode {
@@ -26,6 +34,15 @@ fn main() -> ExitCode {
         eprintln!("usage: verify OBJECT [CONSTANT=VALUE…]");
         return ExitCode::from(2);
     };
+    if object == "--open" {
+        return match arguments.next().ok_or("no object named".into()).and_then(|object| open(&object)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     match verify(&object, &arguments.collect::<Vec<_>>()) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(refused) => {
@@ -37,6 +54,22 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Opens a dataplane on the loopback interface and closes it again.
+fn open(object: &str) -> Result<(), Box<dyn Error>> {
+    let bytes = fs::read(object).map_err(|error| format!("cannot read {object}: {error}"))?;
+    let plane = EbpfDataplane::builder()
+        .unpinned()
+        .object(bytes)
+        .capacity(Capacity::small())
+        .uplink(Uplink::named("lo").xdp(XdpMode::Off))
+        .open()?;
+    plane.refresh()?;
+    for attachment in plane.attachments() {
+        println!("opened: {attachment}");
+    }
+    Ok(plane.detach()?)
 }
 
 /// Loads every program and prints its line; returns how many were refused.
