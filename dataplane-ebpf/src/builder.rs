@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -17,8 +18,9 @@ use crate::{
     EbpfDataplane, Error,
     attach::RUN_DIRECTORY,
     net::{LinkState, Network},
-    object::{self, DETERMINISTIC, EGRESS, INGRESS, MAPS, XDP},
+    object::{self, COLLECT_V4, COLLECT_V6, DETERMINISTIC, MAPS, PROGRAMS},
     probe::Features,
+    sys::bpf,
     tables::{KernelTables, LoadedMaps},
     uplink::Uplink,
 };
@@ -98,11 +100,12 @@ impl Builder {
 
         let mut ebpf = self.load(&bytes)?;
         // The programs name their maps by descriptor until they are loaded.
-        for name in [XDP, INGRESS, EGRESS].iter().chain(&self.further_programs) {
+        for name in PROGRAMS.iter().chain(&self.further_programs) {
             load_program(&mut ebpf, name)?;
         }
+        let looks = [descriptor(&ebpf, COLLECT_V4)?, descriptor(&ebpf, COLLECT_V6)?];
         let batch = features.batch && !self.single_operations;
-        let tables = KernelTables::new(LoadedMaps::take(&mut ebpf)?, batch)?;
+        let tables = KernelTables::new(LoadedMaps::take(&mut ebpf)?, looks.map(bpf::Program::new), batch)?;
         tables.configure(&self.timeouts)?;
         let run_directory = self.run_directory.as_deref().unwrap_or(Path::new(RUN_DIRECTORY));
         EbpfDataplane::attach(network, features, ebpf, Arc::new(tables), &uplinks, run_directory)
@@ -186,6 +189,14 @@ fn load_program(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<(), Error> {
         }
         error => Error::Load { program: name.into(), log: String::new(), source: Box::new(error) },
     })
+}
+
+/// A descriptor of our own of a loaded program.
+fn descriptor(ebpf: &aya::Ebpf, name: &'static str) -> Result<OwnedFd, Error> {
+    let program = ebpf.program(name).and_then(|program| program.fd().ok());
+    let missing = || Error::Object { reason: format!("it has no program {name}") };
+    let own = program.ok_or_else(missing)?.as_fd().try_clone_to_owned();
+    own.map_err(|source| Error::Load { program: name.into(), log: String::new(), source: Box::new(source) })
 }
 
 fn is_denied(error: &std::io::Error) -> bool {

@@ -11,7 +11,7 @@ use crate::{
     attach::{Attached, Attachment, Means, Programs, XdpAttachment},
     builder::Builder,
     net::{LinkState, Network},
-    object::{EGRESS, INGRESS, XDP},
+    object::{EGRESS, INGRESS, PROGRAMS, XDP},
     probe::{Features, Warning, check_interface},
     tables::KernelTables,
     uplink::Uplink,
@@ -139,7 +139,7 @@ impl EbpfDataplane {
     /// # Errors
     /// [`Error::Load`] where the kernel does not tell about them.
     pub fn programs(&self) -> Result<Vec<ProgramReport>, Error> {
-        [XDP, INGRESS, EGRESS]
+        PROGRAMS
             .into_iter()
             .map(|name| {
                 let info = match self.ebpf.program(name) {

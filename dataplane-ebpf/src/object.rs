@@ -12,8 +12,9 @@ use aya_obj::{
 };
 use dataplane_core::{
     abi::{
-        BackendV4, BackendV6, CONFIG_WORDS, COUNTERS, FlowV4, FlowV6, INTERFACE_PLACES, InterfaceEntry,
-        ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, TEST_INPUT_WORDS, TupleV4, TupleV6, map,
+        BackendV4, BackendV6, COLLECTOR_WORDS, CONFIG_WORDS, COUNTERS, FlowV4, FlowV6, INTERFACE_PLACES,
+        InterfaceEntry, SUSPECTS, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, SuspectV4,
+        SuspectV6, TEST_INPUT_WORDS, TupleV4, TupleV6, map,
     },
     tables::Capacity,
 };
@@ -36,6 +37,12 @@ pub(crate) const XDP: &str = "forebay_xdp";
 pub(crate) const INGRESS: &str = "forebay_ingress";
 /// Program at tc, packets that go out.
 pub(crate) const EGRESS: &str = "forebay_egress";
+/// The collector's look at an IPv4 entry: run, never attached.
+pub(crate) const COLLECT_V4: &str = "forebay_collect_v4";
+/// The collector's look at an IPv6 entry: run, never attached.
+pub(crate) const COLLECT_V6: &str = "forebay_collect_v6";
+/// Every program that is loaded.
+pub(crate) const PROGRAMS: [&str; 5] = [XDP, INGRESS, EGRESS, COLLECT_V4, COLLECT_V6];
 /// The constant that has the programs take time and randomness from a map.
 pub(crate) const DETERMINISTIC: &str = "DETERMINISTIC";
 
@@ -118,6 +125,9 @@ pub(crate) const MAPS: &[MapSpec] = &[
     spec!(mapped BACKENDS_V6, BackendV6, |c| c.backends),
     spec!(mapped CONFIG, u64, |_| CONFIG_WORDS),
     spec!(mapped INTERFACES, InterfaceEntry, |_| INTERFACE_PLACES),
+    spec!(mapped SUSPECTS_V4, SuspectV4, |_| SUSPECTS),
+    spec!(mapped SUSPECTS_V6, SuspectV6, |_| SUSPECTS),
+    spec!(mapped COLLECTOR, u64, |_| COLLECTOR_WORDS),
     spec!(mapped TEST_INPUTS, u64, |_| TEST_INPUT_WORDS),
     spec!(per_cpu COUNTERS, u64, |_| COUNTERS),
     spec!(per_cpu SERVICE_COUNTERS, ServiceCounters, |c| c.frontends.saturating_mul(2)),
@@ -127,7 +137,7 @@ pub(crate) const MAPS: &[MapSpec] = &[
 fn has_section(program: &str, section: &ProgramSection) -> bool {
     match program {
         XDP => matches!(section, ProgramSection::Xdp { frags: true, .. }),
-        INGRESS | EGRESS => matches!(section, ProgramSection::SchedClassifier),
+        INGRESS | EGRESS | COLLECT_V4 | COLLECT_V6 => matches!(section, ProgramSection::SchedClassifier),
         _ => false,
     }
 }
@@ -153,7 +163,7 @@ pub(crate) fn check(bytes: &[u8], further: &[&str]) -> Result<Needs, Error> {
         Ok(object) => object,
         Err(error) => return refuse(error.to_string()),
     };
-    let programs: Vec<&str> = [XDP, INGRESS, EGRESS].iter().chain(further).copied().collect();
+    let programs: Vec<&str> = PROGRAMS.iter().chain(further).copied().collect();
     if let Err(reason) = compare(&object, &programs) {
         return refuse(reason);
     }

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use dataplane_core::{
-    abi::{FlowV4, FlowV6, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, TupleV4, TupleV6},
+    abi::{FlowV4, FlowV6, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, TupleV4, TupleV6, map},
     pipeline::{self, Hook, Tick, Verdict},
     tables::{
         BatchError, Cause, Counters, Entries, FlowTable, HashTable, Moment, Operation, ScanPosition, Store,
@@ -25,6 +25,8 @@ pub struct FaultyStore {
     services_v6: FaultyHash<ServiceKeyV6, ServiceRef>,
     conntrack_v4: FaultyHash<TupleV4, FlowV4>,
     conntrack_v6: FaultyHash<TupleV6, FlowV6>,
+    flows_v4: FaultyFlows<TupleV4, FlowV4>,
+    flows_v6: FaultyFlows<TupleV6, FlowV6>,
     service_words: FaultyWords,
     slots: FaultyWords,
     backends_v4: FaultyWords,
@@ -57,6 +59,18 @@ impl FaultyStore {
             services_v6: FaultyHash::new(&inner, |store| store.services_v6(), &faults),
             conntrack_v4: FaultyHash::new(&inner, |store| store.conntrack_v4(), &faults),
             conntrack_v6: FaultyHash::new(&inner, |store| store.conntrack_v6(), &faults),
+            flows_v4: FaultyFlows {
+                inner: inner.clone(),
+                select: |store| store.flows_v4(),
+                name: map::CONNTRACK_V4,
+                faults: faults.clone(),
+            },
+            flows_v6: FaultyFlows {
+                inner: inner.clone(),
+                select: |store| store.flows_v6(),
+                name: map::CONNTRACK_V6,
+                faults: faults.clone(),
+            },
             service_words: words(|store| store.service_words()),
             slots: words(|store| store.slots()),
             backends_v4: words(|store| store.backends_v4()),
@@ -195,34 +209,6 @@ impl<K, V> FaultyHash<K, V> {
     }
 }
 
-/// A look of the collector is a write.
-macro_rules! flow_table {
-    ($key:ty, $value:ty, $select:ident) => {
-        impl FlowTable<$key, $value> for FaultyHash<$key, $value> {
-            fn scan(
-                &self,
-                from: ScanPosition,
-                into: &mut Vec<($key, $value)>,
-            ) -> Result<Option<ScanPosition>, TableError> {
-                self.inner.$select().scan(from, into)
-            }
-
-            fn collect(
-                &self,
-                suspects: &[Suspect<$key>],
-                at: &Moment,
-                fates: &mut Vec<pipeline::Fate>,
-            ) -> Result<(), TableError> {
-                let look = || self.inner.$select().collect(suspects, at, fates);
-                self.faults.write(self.name(), Operation::Collect, look)
-            }
-        }
-    };
-}
-
-flow_table!(TupleV4, FlowV4, conntrack_v4);
-flow_table!(TupleV6, FlowV6, conntrack_v6);
-
 impl<K, V> HashTable<K, V> for FaultyHash<K, V> {
     fn name(&self) -> &'static str {
         self.table().name()
@@ -260,6 +246,30 @@ impl<K, V> HashTable<K, V> for FaultyHash<K, V> {
 
     fn entries(&self) -> Entries<'_, K, V> {
         self.table().entries()
+    }
+}
+
+/// A look of the collector is a write.
+struct FaultyFlows<K: 'static, V: 'static> {
+    inner: Arc<dyn Store>,
+    select: fn(&dyn Store) -> &dyn FlowTable<K, V>,
+    name: &'static str,
+    faults: Arc<Faults>,
+}
+
+impl<K, V> FlowTable<K, V> for FaultyFlows<K, V> {
+    fn scan(&self, from: ScanPosition, into: &mut Vec<(K, V)>) -> Result<Option<ScanPosition>, TableError> {
+        (self.select)(&*self.inner).scan(from, into)
+    }
+
+    fn collect(
+        &self,
+        suspects: &[Suspect<K>],
+        at: &Moment,
+        fates: &mut Vec<pipeline::Fate>,
+    ) -> Result<(), TableError> {
+        let look = || (self.select)(&*self.inner).collect(suspects, at, fates);
+        self.faults.write(self.name, Operation::Collect, look)
     }
 }
 
@@ -330,6 +340,8 @@ impl Store for FaultyStore {
             interfaces: &self.interfaces,
             conntrack_v4: &self.conntrack_v4,
             conntrack_v6: &self.conntrack_v6,
+            flows_v4: &self.flows_v4,
+            flows_v6: &self.flows_v6,
             counters: &self.counters,
         }
     }

@@ -18,6 +18,7 @@ use dataplane_core::{
     control::{Applied, ControllerBuilder, RunningSource},
     memory::MemoryTables,
     model::{Backend, Frontend, Protocol, Service, Weight},
+    pipeline::Tick,
     source::{Precedence, SourceError, StopToken},
     state::{Phase, RegisterError, RemovalGuard},
     tables::{Capacity, Store, TableError, Tables},
@@ -156,6 +157,10 @@ impl Store for SlowGrace {
     fn synchronize(&self) -> Result<(), TableError> {
         self.graces.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn now(&self) -> Tick {
+        self.inner.now()
     }
 }
 

@@ -143,8 +143,8 @@ impl Collector {
         let store = self.store.clone();
         let at = Moment::of(&*store);
         let behind = match round.family {
-            IpFamily::V4 => self.look::<V4>(store.conntrack_v4(), &round, &at)?,
-            IpFamily::V6 => self.look::<V6>(store.conntrack_v6(), &round, &at)?,
+            IpFamily::V4 => self.look::<V4>(store.flows_v4(), &round, &at)?,
+            IpFamily::V6 => self.look::<V6>(store.flows_v6(), &round, &at)?,
         };
         Ok(match (behind, round.family) {
             (Some(position), _) => Some(Round { position, ..round }),

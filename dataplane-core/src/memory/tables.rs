@@ -92,6 +92,8 @@ impl Store for MemoryTables {
             interfaces: &self.interfaces,
             conntrack_v4: &self.conntrack_v4,
             conntrack_v6: &self.conntrack_v6,
+            flows_v4: &self.conntrack_v4,
+            flows_v6: &self.conntrack_v6,
             counters: &self.counters,
         }
     }

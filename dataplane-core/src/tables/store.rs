@@ -93,13 +93,23 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// IPv4 connections.
-    fn conntrack_v4(&self) -> &dyn FlowTable<TupleV4, FlowV4> {
+    fn conntrack_v4(&self) -> &dyn HashTable<TupleV4, FlowV4> {
         self.tables().conntrack_v4
     }
 
     /// IPv6 connections.
-    fn conntrack_v6(&self) -> &dyn FlowTable<TupleV6, FlowV6> {
+    fn conntrack_v6(&self) -> &dyn HashTable<TupleV6, FlowV6> {
         self.tables().conntrack_v6
+    }
+
+    /// IPv4 connections, as the collector sees them.
+    fn flows_v4(&self) -> &dyn FlowTable<TupleV4, FlowV4> {
+        self.tables().flows_v4
+    }
+
+    /// IPv6 connections, as the collector sees them.
+    fn flows_v6(&self) -> &dyn FlowTable<TupleV6, FlowV6> {
+        self.tables().flows_v6
     }
 
     /// Counters of packets.
@@ -130,9 +140,13 @@ pub struct Tables<'a> {
     /// [`InterfaceEntry`](crate::abi::InterfaceEntry)s; two words wide.
     pub interfaces: &'a dyn WordArray,
     /// IPv4 connections.
-    pub conntrack_v4: &'a dyn FlowTable<TupleV4, FlowV4>,
+    pub conntrack_v4: &'a dyn HashTable<TupleV4, FlowV4>,
     /// IPv6 connections.
-    pub conntrack_v6: &'a dyn FlowTable<TupleV6, FlowV6>,
+    pub conntrack_v6: &'a dyn HashTable<TupleV6, FlowV6>,
+    /// IPv4 connections, as the collector sees them.
+    pub flows_v4: &'a dyn FlowTable<TupleV4, FlowV4>,
+    /// IPv6 connections, as the collector sees them.
+    pub flows_v6: &'a dyn FlowTable<TupleV6, FlowV6>,
     /// Counters of packets.
     pub counters: &'a dyn Counters,
 }
@@ -206,8 +220,8 @@ pub trait HashTable<K, V>: Send + Sync {
     fn entries(&self) -> Entries<'_, K, V>;
 }
 
-/// A table of flows, which packets write and the collector tidies up.
-pub trait FlowTable<K, V>: HashTable<K, V> {
+/// A conntrack table as the collector sees it.
+pub trait FlowTable<K, V>: Send + Sync {
     /// Appends the next entries from `from` on, some hundreds of them, and tells where to go on; `None` at the end. An
     /// entry that stays is seen once in a round, whatever comes and goes beside it.
     ///

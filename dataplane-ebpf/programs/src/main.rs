@@ -7,12 +7,15 @@
 //! | `frame.rs` | packet bytes between `data` and `data_end` |
 //! | `xdp.rs`, `skb.rs` | a packet at each kind of hook: how it is changed and sent |
 //! | `helpers.rs` | the kernel's helper functions |
+//! | `collect.rs` | the collector's look at an entry |
 #![no_std]
 #![no_main]
 #![allow(internal_features)]
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![deny(unsafe_op_in_unsafe_fn)]
 
+#[deny(unsafe_code)]
+mod collect;
 #[deny(unsafe_code)]
 mod environment;
 mod frame;
@@ -45,6 +48,20 @@ fn forebay_ingress(context: TcContext) -> i32 {
 #[classifier]
 fn forebay_egress(context: TcContext) -> i32 {
     skb::run(context.skb.skb, Hook::Egress)
+}
+
+/// Run by the collector, never attached: looks at one IPv4 entry.
+#[classifier]
+fn forebay_collect_v4(_: TcContext) -> i32 {
+    collect::look_v4();
+    0
+}
+
+/// Run by the collector, never attached: looks at one IPv6 entry.
+#[classifier]
+fn forebay_collect_v6(_: TcContext) -> i32 {
+    collect::look_v6();
+    0
 }
 
 #[unsafe(link_section = "license")]

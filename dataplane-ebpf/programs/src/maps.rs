@@ -15,11 +15,11 @@ use aya_ebpf::{
 };
 use dataplane_core::{
     abi::{
-        BackendV4, BackendV6, CONFIG_WORDS, COUNTERS as COUNTER_COUNT, FlowV4, FlowV6, INTERFACE_PLACES,
-        InterfaceEntry, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, StateWord, TEST_INPUT_WORDS,
-        TestInput, TupleV4, TupleV6,
+        BackendV4, BackendV6, COLLECTOR_WORDS, CONFIG_WORDS, COUNTERS as COUNTER_COUNT, CollectorWord, FlowV4,
+        FlowV6, INTERFACE_PLACES, InterfaceEntry, SUSPECTS, ServiceCounters, ServiceKeyV4, ServiceKeyV6,
+        ServiceRef, StateWord, SuspectV4, SuspectV6, TEST_INPUT_WORDS, TestInput, TupleV4, TupleV6,
     },
-    pipeline::{Hook, Tick, Workspaces},
+    pipeline::{Fate, Hook, Tick, Workspaces},
     tables::InsertError,
 };
 
@@ -60,6 +60,12 @@ static SERVICE_COUNTERS: PerCpuArray<ServiceCounters, { FRONTENDS * 2 }> = PerCp
 /// One for each hook: a program at one may be interrupted by one at another.
 #[btf_map(name = "rooms")]
 static ROOMS: PerCpuArray<[u64; ROOM_WORDS], 3> = PerCpuArray::new();
+#[btf_map(name = "suspects_v4")]
+static SUSPECTS_V4: Array<[u64; 5], { SUSPECTS as usize }, MAPPED> = Array::new();
+#[btf_map(name = "suspects_v6")]
+static SUSPECTS_V6: Array<[u64; 8], { SUSPECTS as usize }, MAPPED> = Array::new();
+#[btf_map(name = "collector")]
+static COLLECTOR: Array<u64, { COLLECTOR_WORDS as usize }, MAPPED> = Array::new();
 #[btf_map(name = "test_inputs")]
 static TEST_INPUTS: Array<u64, { TEST_INPUT_WORDS as usize }, MAPPED> = Array::new();
 
@@ -129,6 +135,23 @@ pub fn set_test_output(output: TestInput, word: u64) {
     }
 }
 
+#[inline(always)]
+pub fn collector_word(word: CollectorWord) -> u64 {
+    array_word(&COLLECTOR, word as u32).unwrap_or(0)
+}
+
+/// Reads a word of the collector and counts it up.
+#[inline(always)]
+pub fn take_collector_word(word: CollectorWord) -> Option<u32> {
+    let value = COLLECTOR.get_ptr_mut(word as u32)?;
+    // SAFETY: as in `copy`. One collector runs at a time: its runs follow one another.
+    unsafe {
+        let taken = read_volatile(value);
+        write_volatile(value, taken.wrapping_add(1));
+        Some(taken as u32)
+    }
+}
+
 /// Room for the packet of one hook on one CPU.
 #[repr(C)]
 struct Room {
@@ -166,7 +189,7 @@ pub fn count_service(index: u32, add: impl FnOnce(&mut ServiceCounters)) {
 /// The maps of one family.
 macro_rules! family {
     ($module:ident, $services:ident, $service_key:ty, $backends:ident, $backend:ty, $conntrack:ident, $tuple:ty,
-     $flow:ident) => {
+     $flow:ident, $suspects:ident, $suspect:ident) => {
         pub mod $module {
             use super::*;
 
@@ -211,6 +234,20 @@ macro_rules! family {
                 $conntrack.remove(tuple).unwrap_or(());
             }
 
+            #[inline(always)]
+            pub fn suspect(index: u32) -> Option<$suspect> {
+                let words = copy($suspects.get_ptr(index)?);
+                Some(zerocopy::transmute!(words))
+            }
+
+            #[inline(always)]
+            pub fn set_fate(index: u32, fate: Fate) {
+                if let Some(suspect) = $suspects.get_ptr_mut(index) {
+                    // SAFETY: a field within the value, aligned to 4 bytes; the collector reads it after the run.
+                    unsafe { write_volatile(addr_of_mut!((*suspect.cast::<$suspect>()).fate), fate as u32) };
+                }
+            }
+
             impl Entry {
                 /// Copies the value; false where its tags are not `tag` before and after: it was recycled meanwhile.
                 #[inline(always)]
@@ -252,5 +289,5 @@ macro_rules! family {
     };
 }
 
-family!(v4, SERVICES_V4, ServiceKeyV4, BACKENDS_V4, BackendV4, CONNTRACK_V4, TupleV4, FlowV4);
-family!(v6, SERVICES_V6, ServiceKeyV6, BACKENDS_V6, BackendV6, CONNTRACK_V6, TupleV6, FlowV6);
+family!(v4, SERVICES_V4, ServiceKeyV4, BACKENDS_V4, BackendV4, CONNTRACK_V4, TupleV4, FlowV4, SUSPECTS_V4, SuspectV4);
+family!(v6, SERVICES_V6, ServiceKeyV6, BACKENDS_V6, BackendV6, CONNTRACK_V6, TupleV6, FlowV6, SUSPECTS_V6, SuspectV6);

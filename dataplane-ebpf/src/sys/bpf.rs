@@ -77,6 +77,49 @@ pub(crate) struct BatchStop {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchCursor([u8; 64]);
 
+impl BatchCursor {
+    /// The mark in front of a bucket of a hash table.
+    pub(crate) fn at_bucket(bucket: u32) -> Self {
+        let mut mark = [0; 64];
+        if let Some(front) = mark.first_chunk_mut() {
+            *front = bucket.to_ne_bytes();
+        }
+        Self(mark)
+    }
+
+    /// The bucket where a hash table's listing goes on.
+    pub(crate) fn bucket(&self) -> u32 {
+        self.0.first_chunk().map_or(0, |front| u32::from_ne_bytes(*front))
+    }
+}
+
+/// A loaded program that the kernel can be asked to run.
+#[derive(Debug)]
+pub(crate) struct Program(OwnedFd);
+
+impl Program {
+    /// The program of this descriptor.
+    pub(crate) fn new(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Runs it `repeat` times on an empty frame, for the sake of what it does to maps.
+    ///
+    /// # Errors
+    /// The kernel's; EINTR where a signal ended it early.
+    pub(crate) fn run(&self, repeat: u32) -> io::Result<()> {
+        // The kernel wants an Ethernet header at least.
+        let frame = [0u8; 14];
+        let mut attributes = attributes();
+        attributes.test.prog_fd = descriptor(self.0.as_fd());
+        attributes.test.data_in = frame.as_ptr() as u64;
+        attributes.test.data_size_in = frame.len() as u32;
+        attributes.test.repeat = repeat;
+        // SAFETY: the kernel reads the frame, which has this length, and writes nothing: no room for an answer is named.
+        unsafe { bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attributes) }.map(drop)
+    }
+}
+
 /// An open map, with the sizes that the kernel states for it.
 #[derive(Debug)]
 pub(crate) struct Map {

@@ -36,7 +36,31 @@ impl<K: Plain, V: Plain> KernelHash<K, V> {
         &self.map
     }
 
-    fn error(&self, operation: Operation, error: &io::Error) -> TableError {
+    /// Whether the kernel has batch commands.
+    pub(super) fn has_batches(&self) -> bool {
+        self.batch
+    }
+
+    /// Appends the entries of the next buckets, `most` or so, and tells where to go on.
+    ///
+    /// # Errors
+    /// [`TableError`] where the kernel refuses.
+    pub(super) fn scan(
+        &self,
+        from: Option<BatchCursor>,
+        most: usize,
+        into: &mut Vec<(K, V)>,
+    ) -> Result<Option<BatchCursor>, TableError> {
+        let mut listing = BatchListing::new(self);
+        listing.resize(most.min(self.map.capacity() as usize).max(1));
+        listing.cursor = from;
+        listing.fetch()?;
+        let entries = listing.keys.iter().copied().zip(listing.values.iter().copied());
+        into.extend(entries.take(listing.filled));
+        Ok(listing.cursor)
+    }
+
+    pub(super) fn error(&self, operation: Operation, error: &io::Error) -> TableError {
         let lru = self.map.kind() == bpf_map_type::BPF_MAP_TYPE_LRU_HASH as u32;
         let cause = match error.raw_os_error() {
             Some(libc::E2BIG) => Cause::Full { capacity: self.map.capacity() },

@@ -2,12 +2,14 @@
 
 mod array;
 mod counters;
+mod flows;
 mod grace;
 mod hash;
 
 use std::{
     collections::HashMap,
     os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
 };
 
 use dataplane_core::{
@@ -15,17 +17,21 @@ use dataplane_core::{
         ABI_VERSION, FlowV4, FlowV6, INTERFACE_PLACES, InterfaceEntry, ServiceKeyV4, ServiceKeyV6,
         ServiceRef, Setting, TupleV4, TupleV6, map,
     },
-    pipeline::Timeouts,
+    pipeline::{Tick, Timeouts},
     tables::{Store, TableError, Tables, WordArray},
 };
+use parking_lot::Mutex;
 use zerocopy::transmute;
 
 pub(crate) use self::{array::MappedWords, hash::KernelHash};
-use self::{counters::KernelCounters, grace::GracePeriod};
+use self::{counters::KernelCounters, flows::KernelFlows, grace::GracePeriod};
 use crate::{
     Error,
     object::{MAPS, MapSpec},
-    sys::bpf::Map,
+    sys::{
+        bpf::{Map, Program},
+        clock,
+    },
 };
 
 /// Every table of a dataplane, in the kernel's maps. See [`Store`].
@@ -44,19 +50,23 @@ pub struct KernelTables {
     backends_v6: MappedWords,
     config: MappedWords,
     interfaces: MappedWords,
-    conntrack_v4: KernelHash<TupleV4, FlowV4>,
-    conntrack_v6: KernelHash<TupleV6, FlowV6>,
+    flows_v4: KernelFlows<TupleV4, FlowV4>,
+    flows_v6: KernelFlows<TupleV6, FlowV6>,
     counters: KernelCounters,
     test_inputs: MappedWords,
     grace: GracePeriod,
 }
 
 impl KernelTables {
-    /// Takes the maps of a loaded object. `batch`: whether the kernel has batch commands.
+    /// Takes the maps of a loaded object, and the collector's programs. `batch`: whether the kernel has batch commands.
     ///
     /// # Errors
     /// [`Error::Object`] where a map is missing or of another layout, [`Error::Map`] where one can't be mapped.
-    pub(crate) fn new(maps: LoadedMaps, batch: bool) -> Result<Self, Error> {
+    pub(crate) fn new(
+        maps: LoadedMaps,
+        [collect_v4, collect_v6]: [Program; 2],
+        batch: bool,
+    ) -> Result<Self, Error> {
         let mut maps = maps.0;
         let mut take = |name: &'static str| {
             maps.remove(name).ok_or_else(|| Error::Object { reason: format!("it has no map {name}") })
@@ -76,6 +86,20 @@ impl KernelTables {
             capacity: 1,
             source,
         })?;
+        let looks = mapped(map::COLLECTOR, take(map::COLLECTOR)?, 1)?;
+        let looks = Arc::new(Mutex::new(looks));
+        let flows_v4 = KernelFlows::new(
+            KernelHash::new(map::CONNTRACK_V4, take(map::CONNTRACK_V4)?, batch),
+            mapped(map::SUSPECTS_V4, take(map::SUSPECTS_V4)?, 5)?,
+            looks.clone(),
+            collect_v4,
+        );
+        let flows_v6 = KernelFlows::new(
+            KernelHash::new(map::CONNTRACK_V6, take(map::CONNTRACK_V6)?, batch),
+            mapped(map::SUSPECTS_V6, take(map::SUSPECTS_V6)?, 8)?,
+            looks,
+            collect_v6,
+        );
         Ok(Self {
             services_v4: KernelHash::new(map::SERVICES_V4, take(map::SERVICES_V4)?, batch),
             services_v6: KernelHash::new(map::SERVICES_V6, take(map::SERVICES_V6)?, batch),
@@ -85,8 +109,8 @@ impl KernelTables {
             backends_v6: mapped(map::BACKENDS_V6, take(map::BACKENDS_V6)?, 4)?,
             config: mapped(map::CONFIG, take(map::CONFIG)?, 1)?,
             interfaces: mapped(map::INTERFACES, take(map::INTERFACES)?, 2)?,
-            conntrack_v4: KernelHash::new(map::CONNTRACK_V4, take(map::CONNTRACK_V4)?, batch),
-            conntrack_v6: KernelHash::new(map::CONNTRACK_V6, take(map::CONNTRACK_V6)?, batch),
+            flows_v4,
+            flows_v6,
             counters: KernelCounters::new(take(map::COUNTERS)?, take(map::SERVICE_COUNTERS)?),
             test_inputs: mapped(map::TEST_INPUTS, take(map::TEST_INPUTS)?, 1)?,
             grace,
@@ -126,8 +150,10 @@ impl KernelTables {
             map::BACKENDS_V6 => self.backends_v6.map(),
             map::CONFIG => self.config.map(),
             map::INTERFACES => self.interfaces.map(),
-            map::CONNTRACK_V4 => self.conntrack_v4.map(),
-            map::CONNTRACK_V6 => self.conntrack_v6.map(),
+            map::CONNTRACK_V4 => self.flows_v4.hash.map(),
+            map::CONNTRACK_V6 => self.flows_v6.hash.map(),
+            map::SUSPECTS_V4 => self.flows_v4.suspects().map(),
+            map::SUSPECTS_V6 => self.flows_v6.suspects().map(),
             map::COUNTERS => counters,
             map::SERVICE_COUNTERS => service_counters,
             map::TEST_INPUTS => self.test_inputs.map(),
@@ -167,14 +193,20 @@ impl Store for KernelTables {
             backends_v6: &self.backends_v6,
             config: &self.config,
             interfaces: &self.interfaces,
-            conntrack_v4: &self.conntrack_v4,
-            conntrack_v6: &self.conntrack_v6,
+            conntrack_v4: &self.flows_v4.hash,
+            conntrack_v6: &self.flows_v6.hash,
+            flows_v4: &self.flows_v4,
+            flows_v6: &self.flows_v6,
             counters: &self.counters,
         }
     }
 
     fn synchronize(&self) -> Result<(), TableError> {
         self.grace.wait()
+    }
+
+    fn now(&self) -> Tick {
+        Tick::from_nanoseconds(clock::coarse_nanoseconds())
     }
 }
 

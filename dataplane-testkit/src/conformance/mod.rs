@@ -10,6 +10,7 @@
 //! ```
 
 mod control;
+mod flows;
 mod hash;
 mod words;
 
@@ -30,7 +31,7 @@ pub struct Case {
 
 /// Checks of the tables alone: no write may fail that has no reason to.
 pub fn tables() -> Vec<Case> {
-    [hash::CASES, words::CASES].concat()
+    [hash::CASES, flows::CASES, words::CASES].concat()
 }
 
 /// Checks of a controller on these tables: writes may fail, if only for a while.
