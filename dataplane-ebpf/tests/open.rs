@@ -52,12 +52,13 @@ fn automatic_choice_on_a_veth_is_tcx_and_says_why() {
 fn the_tables_know_the_uplinks_and_the_time_outs() {
     require_kernel!();
     let host = Host::new("known");
-    let timeouts = Timeouts { udp: 1_000, ..Timeouts::default() };
+    let timeouts = Timeouts { udp: 3_000, udp_stream: 1, ..Timeouts::default() };
     let plane = host.open(small().timeouts(timeouts).uplink(Uplink::named("uplink").zone(7))).unwrap();
     let tables = plane.tables();
     assert_eq!(tables.config().load(Setting::AbiVersion as u32, 0), Some(ABI_VERSION));
-    // 1 s in units of 2^27 ns, rounded up.
-    assert_eq!(tables.config().load(Setting::Udp as u32, 0), Some(8));
+    // 3 s in units of 2^27 ns, rounded up; and the shortest time-out, 2.2 s.
+    assert_eq!(tables.config().load(Setting::Udp as u32, 0), Some(23));
+    assert_eq!(tables.config().load(Setting::UdpStream as u32, 0), Some(17));
     let place = host.uplink.index() % INTERFACE_PLACES;
     let mac = host.uplink.mac().unwrap();
     let first = u64::from(host.uplink.index()) | 7 << 32;

@@ -20,16 +20,21 @@ use crate::{
 
 /// The kernel tests that run on Debian's kernels too, of the test program `traffic`: real sockets, TCP and UDP, IPv4 and
 /// IPv6. What those at tcx say holds for clsact where the kernel has no tcx.
-const GUEST_TESTS: [&str; 5] = [
+const GUEST_TESTS: &[&str] = &[
     "balance::clsact_balances_with_every_offload_on",
     "balance::tcx_balances_with_every_offload_on",
     "balance::xdp_balances_and_leaves_nothing_to_tcx",
+    "local::backends_that_turn_out_to_be_local_are_answered_for",
     "neighbour::tcx_waits_for_a_cold_neighbour",
+    "neighbour::xdp_leaves_a_cold_neighbour_to_tcx",
+    "one_arm::tcx_sends_back_where_it_came_from",
+    "one_arm::xdp_sends_back_where_it_came_from",
+    "torn::a_service_gets_its_own_backends_while_thousands_are_swapped",
     "transfer::tcx_carries_large_segments_with_unfinished_checksums",
 ];
 
 /// What those tests need of a kernel that has it as modules.
-const GUEST_MODULES: [&str; 3] = ["veth", "sch_ingress", "cls_bpf"];
+const GUEST_MODULES: &[&str] = &["veth", "bridge", "sch_ingress", "cls_bpf"];
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -149,9 +154,9 @@ fn run_in_guest(package: &str, verify: &Path, traffic: &Path, object: &Path) -> 
             (traffic.to_path_buf(), "traffic"),
             (object.to_path_buf(), "object"),
         ],
-        modules: &GUEST_MODULES,
+        modules: GUEST_MODULES,
         commands: &commands,
-        time_limit: Duration::from_secs(180),
+        time_limit: Duration::from_secs(300),
     }
     .run()?;
     for test in GUEST_TESTS {

@@ -68,7 +68,7 @@ const GROUPS: &[Group] = &[
     },
     Group {
         name: "kernels",
-        about: "every program loads on Debian's 6.1 and 6.12 in virtual machines, under the verifier's budget",
+        about: "every program loads on Debian's 6.1 and 6.12 in virtual machines, under the verifier's budget, and serves real traffic there",
         obstacle: || machine::can_boot_kernels().err(),
         run: || one(chore::<kernels::Arguments>(&[], kernels::run)),
     },

@@ -93,7 +93,8 @@ macro_rules! lookup {
 
         impl Routes<$family> for MemoryEnvironment<'_> {
             fn route(&self, query: &RouteQuery<$family>, hop: &mut NextHop) -> Route {
-                self.world.route(query.interface, IpAddr::from(query.destination), query.length, hop)
+                let (source, destination) = (IpAddr::from(query.source), IpAddr::from(query.destination));
+                self.world.route(query.interface, source, destination, query.length, hop)
             }
         }
     };

@@ -78,7 +78,17 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn route(&self, arrived: u32, destination: IpAddr, length: u32, hop: &mut NextHop) -> Route {
+    pub(super) fn route(
+        &self,
+        arrived: u32,
+        source: IpAddr,
+        destination: IpAddr,
+        length: u32,
+        hop: &mut NextHop,
+    ) -> Route {
+        if stays_on_link(source) || stays_on_link(destination) {
+            return Route::Stack;
+        }
         if !self.interfaces.get(&arrived).is_some_and(|interface| interface.forwarding) {
             return Route::ForwardingOff;
         }
@@ -87,6 +97,15 @@ impl World {
             Some(LinkFacts { mac: MacAddress::new(interface.mac), mtu: interface.mtu })
         };
         self.routes.lookup(destination, length, facts, hop)
+    }
+}
+
+/// Whether no router forwards this address: the kernel does not look for a route of such a one (`rt6_need_strict` in
+/// net/ipv6/route.c). IPv4 has no such rule there.
+fn stays_on_link(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(v6) => v6.is_multicast() || v6.is_unicast_link_local() || v6.is_loopback(),
     }
 }
 

@@ -207,8 +207,17 @@ fn damage(bytes: &mut Vec<u8>, rng: &mut Rng) {
         0 if matches!(bytes.get(12), Some(0x81 | 0x88)) => bytes.truncate(14 + rng.below(4)),
         0 => bytes.truncate(rng.below(bytes.len() + 1)),
         1 => bytes.extend(rng.bytes(40)),
-        // Most fields that lie are in the first headers; addresses are spared, since any may be routed anywhere: those of
-        // IPv6 begin at 22.
+        // A source that no router forwards: link-local, multicast, loopback.
+        2 if bytes.get(12) == Some(&0x86) && rng.chance(30) => {
+            let sources = [[0xfe, 0x80], [0xff, 0x01], [0, 0]];
+            if let Some(source) = bytes.get_mut(22..38) {
+                source.fill(0);
+                source[..2].copy_from_slice(&sources[rng.below(sources.len())]);
+                source[15] = 1;
+            }
+        }
+        // Most fields that lie are in the first headers; other addresses are spared, since any may be routed anywhere:
+        // those of IPv6 begin at 22.
         2 => {
             let is_v6 = bytes.get(12) == Some(&0x86);
             let at = 12 + rng.below(if is_v6 { 10 } else { 12 });

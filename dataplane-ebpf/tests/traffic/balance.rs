@@ -8,7 +8,7 @@ use dataplane_core::{
 };
 use dataplane_testkit::require_kernel;
 
-use crate::world::{Front, Hooks, Sent, World, assert_checksums, kernel_tells_xdp_features};
+use crate::world::{Front, Hooks, Sent, World, assert_checksums};
 
 /// So many flows of a kind that one of three backends gets none of them once in ten million runs.
 const FLOWS: usize = 42;
@@ -59,7 +59,7 @@ fn check_xdp(hooks: Hooks) {
     let through = [false, true].map(|v6| world.family_counters(v6));
     let all: u64 = through.iter().map(|counted| counted.packets + counted.reply_packets).sum();
     assert_eq!(by_xdp + by_tcx, all);
-    if !kernel_tells_xdp_features() {
+    if !hooks.xdp_redirects() {
         let left = world.count(Hook::Xdp, Verdict::Leave(LeaveReason::Interface));
         assert!(by_xdp == 0 && left > 100 && left <= by_tcx, "{by_xdp} by XDP, {left} left, {by_tcx} by tc");
         return;

@@ -45,6 +45,9 @@ fn xdp_leaves_a_cold_neighbour_to_tcx() {
     let world = check(Hooks::Xdp);
     let left = world.count(Hook::Xdp, Verdict::Leave(LeaveReason::NoNeighbor));
     let by_tcx = world.count(Hook::Ingress, Verdict::Forward);
-    assert!(left >= 4 * CONNECTIONS as u64 && left == by_tcx, "{left} left, {by_tcx} by tcx");
-    assert!(world.count(Hook::Xdp, Verdict::Forward) > 0);
+    assert!(left >= 4 * CONNECTIONS as u64, "{left} left");
+    if world.hooks.xdp_redirects() {
+        assert_eq!(left, by_tcx, "nothing else was left to tcx");
+        assert!(world.count(Hook::Xdp, Verdict::Forward) > 0);
+    }
 }

@@ -47,6 +47,12 @@ impl Hooks {
     pub fn xdp(self) -> bool {
         matches!(self, Self::Xdp | Self::XdpGeneric)
     }
+
+    /// Whether XDP sends frames out of another interface than theirs: in the driver only where the kernel says which
+    /// interfaces take them, as it does from 6.3 on. Before, XDP leaves them to tc.
+    pub fn xdp_redirects(self) -> bool {
+        self == Self::XdpGeneric || self == Self::Xdp && kernel::is_at_least(6, 3)
+    }
 }
 
 /// A kind of traffic.
@@ -175,8 +181,8 @@ impl World {
         let plane = net.balancer.run(|| settings(builder).open()).unwrap();
         for attachment in plane.attachments() {
             let can = (attachment.xdp_redirect, attachment.xdp_tx);
-            let sends = hooks.xdp() && kernel_tells_xdp_features();
-            assert_eq!(can, (sends, sends && (ends.is_some() || hooks == Hooks::XdpGeneric)), "{attachment}");
+            let sends_back = ends.is_some() || hooks == Hooks::XdpGeneric;
+            assert_eq!(can, (hooks.xdp_redirects(), sends_back), "{attachment}");
             let tc = match (hooks, kernel::is_at_least(6, 6)) {
                 (Hooks::Clsact, _) => TcAttachment::Clsact,
                 (_, true) => TcAttachment::Tcx,
@@ -302,12 +308,6 @@ impl World {
         });
         outcome.unwrap_or_else(|error| panic!("{error}: {seen}"));
     }
-}
-
-/// Whether the kernel says which interfaces take frames from XDP, as it does from 6.3 on. Where it does not, XDP sends
-/// nothing and leaves all to tc.
-pub fn kernel_tells_xdp_features() -> bool {
-    kernel::is_at_least(6, 3)
 }
 
 /// Has the balancer know all its neighbours for good.
