@@ -275,6 +275,13 @@ fn one_change_among_many_touches_no_other_service() {
     assert_eq!(cost(&|| upsert(&[5, 250])), 3);
     // The same once more, in another order: nothing.
     assert_eq!(cost(&|| upsert(&[250, 5])), 0);
+    // The same picture once more, but for the one that was changed: its list and its word.
+    let picture = || {
+        agent.replace((0..SERVICES).map(|n| service(n, &[(n % 200) as u8, 201]))).unwrap();
+        while control.step(Duration::ZERO) == NextWake::Now {}
+    };
+    assert_eq!(cost(&picture), 2);
+    assert_eq!(cost(&picture), 0);
     // Its entry in the hash, and its word.
     let remove = || {
         agent.transaction().remove(service(78, &[]).name()).commit().unwrap();
