@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use dataplane_core::{
     Controller, NextWake, Precedence, SourceHandle,
     model::Service,
+    state::RemovalGuard,
     tables::{Capacity, Store},
 };
 
@@ -32,7 +33,8 @@ impl Control {
     /// # Errors
     /// Never, since nobody else registers.
     pub fn new(tables: Arc<dyn Store>) -> Result<Self> {
-        let controller = Controller::new(tables);
+        // A picture that is taken away is taken away at once.
+        let controller = Controller::builder(tables).removal_guard(RemovalGuard::off()).build();
         let source = controller.register("bench", Precedence::new(1))?;
         Ok(Self { controller, source })
     }

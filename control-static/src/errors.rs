@@ -159,7 +159,7 @@ pub enum Problem {
         most: usize,
     },
     /// The field is not known. It is refused, since it may be a known one misspelt.
-    #[error("unknown field `{name}`: expected one of {}", Names(expected))]
+    #[error("unknown field `{name}`: {}expected one of {}", Meant(name, expected), Names(expected))]
     UnknownField {
         /// The field.
         name: String,
@@ -326,6 +326,43 @@ impl Report {
             (file, error.place.position)
         });
         Err(Errors { errors: self.errors, omitted: self.omitted })
+    }
+}
+
+/// Shows the name that was probably meant, as a question, or nothing.
+struct Meant<'a>(&'a str, &'a [&'a str]);
+
+impl fmt::Display for Meant<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(name, names) = self;
+        let name: Vec<char> = name.chars().flat_map(char::to_lowercase).collect();
+        let edits = names.iter().map(|known| (edits(&name, &known.chars().collect::<Vec<_>>(), 2), known));
+        // Of few letters, half may not be wrong.
+        match edits.min().filter(|(edits, known)| *edits <= 2 && edits * 2 < known.len()) {
+            Some((_, known)) => write!(f, "did you mean `{known}`? "),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How many letters to change, add, leave out or swap with the next make one word of the other; more than `most` are
+/// not told apart, so that this ends soon.
+fn edits(one: &[char], other: &[char], most: usize) -> usize {
+    match (one, other) {
+        _ if one.len().abs_diff(other.len()) > most => most + 1,
+        ([], rest) | (rest, []) => rest.len(),
+        ([a, one @ ..], [b, other @ ..]) if a == b => edits(one, other, most),
+        _ if most == 0 => 1,
+        ([a, after_a @ ..], [b, after_b @ ..]) => {
+            let swapped = match (after_a, after_b) {
+                ([c, rest @ ..], [d, rest_too @ ..]) if (a, c) == (d, b) => edits(rest, rest_too, most - 1),
+                _ => most,
+            };
+            let left_out = edits(after_a, other, most - 1);
+            let added = edits(one, after_b, most - 1);
+            let changed = edits(after_a, after_b, most - 1);
+            1 + swapped.min(left_out).min(added).min(changed)
+        }
     }
 }
 

@@ -52,12 +52,15 @@
 //! [`StaticSource`] gives them to a controller and follows their changes:
 //!
 //! ```no_run
-//! use std::time::Duration;
+//! use std::{sync::Arc, time::Duration};
 //!
 //! use control_static::StaticSource;
-//! use dataplane_core::{Controller, source::Precedence};
+//! use dataplane_core::{Controller, memory::MemoryTables, source::Precedence, tables::Capacity};
 //!
-//! # fn example(control: Controller) -> Result<(), Box<dyn std::error::Error>> {
+//! // Tables in memory; those of an `EbpfDataplane` in the kernel.
+//! let tables = Arc::new(MemoryTables::new(Capacity::default()));
+//! let control = Controller::new(tables);
+//! let _stepping = control.spawn()?;
 //! let source = StaticSource::new("/etc/forebay/services.d");
 //! let status = source.status();
 //! let running = control.run_source(Box::new(source), Precedence::new(0))?;
@@ -65,9 +68,8 @@
 //! if let Some(rejected) = standing.and_then(|standing| standing.rejected) {
 //!     eprintln!("{rejected}");
 //! }
-//! # drop(running);
-//! # Ok(())
-//! # }
+//! running.stop()?;
+//! # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 //! ```
 //!
 //! The way of a document: [`load`] → `yaml` (text to a tree with places, under limits) → `read` (tree to `document`,

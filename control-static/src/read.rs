@@ -1,7 +1,7 @@
 //! A tree of values to what the document says, field by field, with everything that is wrong on the way.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU16,
 };
 
@@ -111,7 +111,12 @@ fn backend(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Option<B
         "a backend: 192.0.2.11:8080, \"[2001:db8::1]:8080\", or a mapping with `address` and `port`";
     if let Value::Scalar { text, .. } = &node.value {
         let Some(address) = socket_address(text) else {
-            return unexpected(node, at, EXPECTED, context);
+            let expected = if names_host(text) {
+                "an address and a port: behind the colon a number from 1 to 65535"
+            } else {
+                EXPECTED
+            };
+            return unexpected(node, at, expected, context);
         };
         let Some(port) = NonZeroU16::new(address.port()) else {
             let problem = Problem::Model(ModelError::PortZero { address: address.ip() });
@@ -176,6 +181,13 @@ fn socket_address(text: &str) -> Option<SocketAddr> {
         return None;
     }
     text.parse().ok()
+}
+
+/// Whether what stands before the last colon is an address, so that it is the port that is wrong.
+fn names_host(text: &str) -> bool {
+    let host = text.rsplit_once(':').map_or("", |(host, _)| host);
+    let six = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    six.map_or(host.parse::<Ipv4Addr>().is_ok(), |host| host.parse::<Ipv6Addr>().is_ok())
 }
 
 fn port_number(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Option<NonZeroU16> {

@@ -12,7 +12,7 @@ use dataplane_core::source::{ControlSource, Revision, SourceError, SourceHandle,
 use crate::{
     load::{self, Loaded, Stamp},
     status::{Rejected, StaticStatus},
-    watch::{Pace, Wake, Watch},
+    watch::{Ears, Pace, Wake, Watch},
 };
 
 /// What a [`StaticSource`] did with what it read.
@@ -141,20 +141,8 @@ impl ControlSource for StaticSource {
             .map_err(|error| WatchError { path: self.path.display().to_string(), error })?;
         let stopper = watch.stopper();
         stop.on_stop(move || stopper.stop());
-        let pace = self.pace;
-        let mut run = Run { source: *self, handle, applied: None, looked_at: None };
-        loop {
-            // Watched first and read then: what changes in between is read again, never missed.
-            run.watched(watch.cover());
-            run.read();
-            loop {
-                match watch.wait(pace) {
-                    Wake::Stopped => return Ok(()),
-                    Wake::Recheck if !run.looks_changed() => {}
-                    Wake::Changed | Wake::Recheck => break,
-                }
-            }
-        }
+        Run { source: *self, handle, applied: None, looked_at: None }.follow(&mut watch);
+        Ok(())
     }
 }
 
@@ -169,6 +157,23 @@ struct Run {
 }
 
 impl Run {
+    /// Reads, now and whenever something was heard or looks changed, until it is stopped.
+    fn follow(&mut self, ears: &mut impl Ears) {
+        loop {
+            // Watched first and read then: what changes in between is read again, never missed.
+            let covered = ears.cover();
+            self.watched(covered);
+            self.read();
+            loop {
+                match ears.wait(self.source.pace) {
+                    Wake::Stopped => return,
+                    Wake::Recheck if !self.looks_changed() => {}
+                    Wake::Changed | Wake::Recheck => break,
+                }
+            }
+        }
+    }
+
     fn path(&self) -> &Path {
         &self.source.path
     }
@@ -253,5 +258,102 @@ impl Run {
         if let Some(on_notice) = &mut self.source.on_notice {
             on_notice(notice);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::VecDeque, fs};
+
+    use dataplane_core::source::{Changes, CommitError, Inbox, OwnerName};
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    /// Remembers the names of the services of each commit.
+    #[derive(Default)]
+    struct Names(Mutex<Vec<Vec<String>>>);
+
+    impl Inbox for Names {
+        fn commit(&self, _: &OwnerName, changes: Changes) -> Result<Revision, CommitError> {
+            self.0.lock().push(changes.upserts.iter().map(|service| service.name().to_string()).collect());
+            Ok(Revision::ZERO.next())
+        }
+
+        fn synced(&self, _: &OwnerName) -> Revision {
+            Revision::ZERO
+        }
+
+        fn confirm(&self, _: &OwnerName) -> Revision {
+            Revision::ZERO
+        }
+
+        fn release(&self, _: &OwnerName) {}
+    }
+
+    /// Hears nothing, ever. What happens while it waits is written down beforehand, with why the waiting ends.
+    struct Deaf<'t> {
+        turns: VecDeque<Box<dyn FnOnce() -> Wake + 't>>,
+        covered: u32,
+    }
+
+    impl Ears for Deaf<'_> {
+        fn cover(&mut self) -> notify::Result<()> {
+            self.covered += 1;
+            Ok(())
+        }
+
+        fn wait(&mut self, _: Pace) -> Wake {
+            self.turns.pop_front().map_or(Wake::Stopped, |turn| turn())
+        }
+    }
+
+    fn document(name: &str) -> String {
+        format!("services:\n- {{name: {name}, address: 203.0.113.10, port: 80, backends: []}}\n")
+    }
+
+    #[test]
+    fn a_change_that_nobody_heard_is_found_by_looking_and_looking_alone_reads_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.yaml");
+        fs::write(&path, document("old")).unwrap();
+        let source = StaticSource::new(&path);
+        let status = source.status();
+        let names = Arc::new(Names::default());
+        let handle = SourceHandle::new(OwnerName::new("static").unwrap(), names.clone());
+        let readings = || status.now().readings;
+        let turns: [Box<dyn FnOnce() -> Wake>; 5] = [
+            Box::new(|| {
+                assert_eq!(readings(), 1);
+                Wake::Recheck
+            }),
+            Box::new(|| {
+                assert_eq!(readings(), 1, "nothing looks changed");
+                fs::write(&path, document("newer")).unwrap();
+                Wake::Recheck
+            }),
+            Box::new(|| {
+                assert_eq!(readings(), 2, "its size is another");
+                // The same size: another file of this name, or another time.
+                fs::write(folder.path().join("b"), document("other")).unwrap();
+                fs::rename(folder.path().join("b"), &path).unwrap();
+                Wake::Recheck
+            }),
+            Box::new(|| {
+                assert_eq!(readings(), 3, "its inode is another");
+                fs::remove_file(&path).unwrap();
+                Wake::Recheck
+            }),
+            Box::new(|| {
+                assert_eq!(readings(), 4, "it is gone");
+                Wake::Stopped
+            }),
+        ];
+        let mut ears = Deaf { turns: turns.into(), covered: 0 };
+        let mut run = Run { source, handle, applied: None, looked_at: None };
+        run.follow(&mut ears);
+        assert_eq!((ears.turns.len(), ears.covered), (0, 4), "each reading comes after new watches");
+        assert_eq!(*names.0.lock(), [["old"], ["newer"], ["other"]]);
+        assert!(status.now().rejected.is_some());
     }
 }

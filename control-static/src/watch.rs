@@ -42,6 +42,20 @@ pub(crate) enum Wake {
     Stopped,
 }
 
+/// What tells that it is time to read again.
+pub(crate) trait Ears {
+    /// Listens to all that now decides what the path means. Whatever changes after this returned ends the next
+    /// [`Ears::wait`].
+    ///
+    /// # Errors
+    /// Where something cannot be listened to. Until that works again, changes there are only seen by looking
+    /// ([`Wake::Recheck`]).
+    fn cover(&mut self) -> notify::Result<()>;
+
+    /// Waits. Sleeps until there is something to do.
+    fn wait(&mut self, pace: Pace) -> Wake;
+}
+
 /// Watches what a path means.
 pub(crate) struct Watch {
     path: PathBuf,
@@ -76,7 +90,7 @@ struct Burst {
 }
 
 impl Watch {
-    /// Begins to watch. Nothing is seen before [`Watch::cover`].
+    /// Begins to watch. Nothing is seen before [`Ears::cover`].
     ///
     /// # Errors
     /// Where the system has no more instances of inotify to give (`fs.inotify.max_user_instances`).
@@ -92,28 +106,6 @@ impl Watch {
     /// What ends the waiting.
     pub(crate) fn stopper(&self) -> Stopper {
         Stopper(Arc::downgrade(&self.shared))
-    }
-
-    /// Sets watches on all that now decides what the path means. Whatever changes after this returned ends the
-    /// next [`Watch::wait`].
-    ///
-    /// # Errors
-    /// The first watch that could not be set; the others are set. Until that works again, changes there are only
-    /// seen by looking ([`Wake::Recheck`]).
-    pub(crate) fn cover(&mut self) -> notify::Result<()> {
-        let mut trail = Trail::follow(&self.path)?;
-        let mut result = Ok(());
-        for _ in 0..ATTEMPTS {
-            self.shared.state.lock().trail = trail.clone();
-            result = self.set_watches(&trail);
-            // Links may have been switched before their folder was watched.
-            let now = Trail::follow(&self.path)?;
-            if now == trail {
-                break;
-            }
-            trail = now;
-        }
-        result
     }
 
     fn set_watches(&mut self, trail: &Trail) -> notify::Result<()> {
@@ -147,9 +139,27 @@ impl Watch {
             tracing::trace!(path = %path.display(), %error, "watch was gone already");
         }
     }
+}
 
-    /// Waits. Sleeps until there is something to do.
-    pub(crate) fn wait(&self, pace: Pace) -> Wake {
+impl Ears for Watch {
+    /// Fails with the first watch that could not be set; the others are set.
+    fn cover(&mut self) -> notify::Result<()> {
+        let mut trail = Trail::follow(&self.path)?;
+        let mut result = Ok(());
+        for _ in 0..ATTEMPTS {
+            self.shared.state.lock().trail = trail.clone();
+            result = self.set_watches(&trail);
+            // Links may have been switched before their folder was watched.
+            let now = Trail::follow(&self.path)?;
+            if now == trail {
+                break;
+            }
+            trail = now;
+        }
+        result
+    }
+
+    fn wait(&mut self, pace: Pace) -> Wake {
         let recheck_at = Instant::now() + pace.recheck;
         let mut state = self.shared.state.lock();
         loop {
@@ -268,14 +278,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.yaml");
         fs::write(&path, "").unwrap();
-        let watch = watch(&path);
+        let mut watch = watch(&path);
+        let shared = Arc::clone(&watch.shared);
         thread::scope(|scope| {
             let mut file = fs::File::create(&path).unwrap();
             file.write_all(b"services:").unwrap();
             let waiting = scope.spawn(|| watch.wait(PATIENT));
             // The file is still open: the burst is not over, however quiet it is.
             let heard = Instant::now() + Duration::from_secs(10);
-            while watch.shared.state.lock().burst.as_ref().is_none_or(|burst| burst.writing.is_empty()) {
+            while shared.state.lock().burst.as_ref().is_none_or(|burst| burst.writing.is_empty()) {
                 assert!(Instant::now() < heard, "the write was not heard");
                 thread::yield_now();
             }
@@ -291,7 +302,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.yaml");
         fs::write(&path, "").unwrap();
-        let watch = watch(&path);
+        let mut watch = watch(&path);
         let mut file = fs::File::create(&path).unwrap();
         file.write_all(b"services:").unwrap();
         let pace = Pace { longest: Duration::from_millis(50), ..PATIENT };
@@ -303,7 +314,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.yaml");
         fs::write(&path, "").unwrap();
-        let watch = watch(&path);
+        let mut watch = watch(&path);
         fs::read(&path).unwrap();
         fs::read_dir(folder.path()).unwrap().count();
         fs::write(folder.path().join("b.yaml"), "").unwrap();
@@ -315,7 +326,7 @@ mod tests {
     #[test]
     fn waiting_ends_at_once_when_it_is_stopped() {
         let folder = tempfile::tempdir().unwrap();
-        let watch = watch(folder.path());
+        let mut watch = watch(folder.path());
         let stopper = watch.stopper();
         let begun = Instant::now();
         thread::scope(|scope| {

@@ -57,7 +57,7 @@ pub(crate) fn read<'t>(text: &'t str, context: &mut Context<'_>) -> Option<Node<
         context.report(position_of(text.as_bytes(), offset), Path::ROOT, Problem::Nul);
         return None;
     }
-    match Builder::default().run(text) {
+    match Builder::new().run(text) {
         Ok(Some(root)) => Some(root),
         Ok(None) => {
             context.report(Position::START, Path::ROOT, Problem::Empty);
@@ -99,11 +99,12 @@ struct Refused {
 type BuildResult<T> = Result<T, Box<Refused>>;
 
 /// A tree in the making: the lists and mappings that are open, the outermost first.
-#[derive(Default)]
 struct Builder<'t> {
     open: Vec<Open<'t>>,
     root: Option<Node<'t>>,
     values: usize,
+    /// Where what was last taken ends.
+    end: Position,
 }
 
 enum Open<'t> {
@@ -112,6 +113,10 @@ enum Open<'t> {
 }
 
 impl<'t> Builder<'t> {
+    fn new() -> Self {
+        Self { open: Vec::new(), root: None, values: 0, end: Position::START }
+    }
+
     fn run(mut self, text: &'t str) -> BuildResult<Option<Node<'t>>> {
         let mut options = granit_parser::options! {
             disallow_directives: true,
@@ -151,6 +156,7 @@ impl<'t> Builder<'t> {
                 // Start and end of the stream, ends of documents, and what is off in the options.
                 _ => {}
             }
+            self.end = position(span.end);
         }
         Ok(self.root)
     }
@@ -238,7 +244,37 @@ impl<'t> Builder<'t> {
             }
             _ => Problem::Syntax { message: error.info(), hint: hint(text, at) },
         };
-        self.refuse(at, problem)
+        Box::new(Refused { at, field: self.field_before(at, text), problem })
+    }
+
+    /// The path of what the parser could not read. It may be the rest of a value that was taken already, and no item or
+    /// field of its own: where neither a new item begins before it nor a new line, it belongs to the last value.
+    fn field_before(&self, at: Position, text: &str) -> String {
+        let mut field = self.field();
+        let rest = between(text, self.end, at);
+        let is_next_line = rest.contains('\n');
+        match self.open.last() {
+            Some(Open::List { at: begin, .. }) if at <= *begin => {
+                field.truncate(field.rfind('[').unwrap_or(field.len()));
+            }
+            Some(Open::List { items, .. }) if !items.is_empty() => {
+                let begins = |line: &str| line.trim_start().starts_with('-');
+                if rest.contains(',') || rest.lines().skip(1).any(begins) {
+                    return field;
+                }
+                field.truncate(field.rfind('[').unwrap_or(field.len()));
+                if !is_next_line {
+                    field.push_str(&format!("[{}]", items.len() - 1));
+                }
+            }
+            Some(Open::Mapping { entries, key: None, .. }) if !is_next_line && !rest.contains(',') => {
+                if let Some((key, _)) = entries.last() {
+                    push_field(&mut field, &key.text);
+                }
+            }
+            _ => {}
+        }
+        field
     }
 
     /// The path of the value that is being read.
@@ -247,15 +283,31 @@ impl<'t> Builder<'t> {
         for open in &self.open {
             match open {
                 Open::List { items, .. } => field.push_str(&format!("[{}]", items.len())),
-                Open::Mapping { key: Some(key), .. } => {
-                    let dot = if field.is_empty() { "" } else { "." };
-                    field.push_str(&format!("{dot}{}", crate::context::excerpt(&key.text)));
-                }
+                Open::Mapping { key: Some(key), .. } => push_field(&mut field, &key.text),
                 Open::Mapping { key: None, .. } => {}
             }
         }
         field
     }
+}
+
+fn push_field(path: &mut String, name: &str) {
+    let dot = if path.is_empty() { "" } else { "." };
+    path.push_str(&format!("{dot}{}", crate::context::excerpt(name)));
+}
+
+/// The text from one position up to and with the character at another; nothing where that comes first.
+fn between(text: &str, from: Position, to: Position) -> &str {
+    text.get(offset(text, from)..offset(text, Position { column: to.column + 1, ..to })).unwrap_or_default()
+}
+
+/// The byte at which the character of a position begins, or its line ends.
+fn offset(text: &str, at: Position) -> usize {
+    let index = |number: u32| usize::try_from(number.saturating_sub(1)).unwrap_or(usize::MAX);
+    let mut lines = text.split_inclusive('\n');
+    let before: usize = lines.by_ref().take(index(at.line)).map(str::len).sum();
+    let line = lines.next().unwrap_or_default();
+    before + line.char_indices().nth(index(at.column)).map_or(line.len(), |(start, _)| start)
 }
 
 /// Whether a plain scalar means nothing at all (YAML 1.2, 10.3.2).

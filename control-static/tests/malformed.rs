@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests, and the helpers of tests, may panic")]
 
-/// One malformed document and an error that it must give.
+/// One malformed document and the error that it must give: that one and no other, but for `others`.
 struct Row {
     what: &'static str,
     document: &'static str,
@@ -10,6 +10,14 @@ struct Row {
     at: (u32, u32),
     field: &'static str,
     says: &'static str,
+    /// What other errors say, of the same place.
+    others: &'static [&'static str],
+}
+
+impl Row {
+    const fn and(self, others: &'static [&'static str]) -> Self {
+        Self { others, ..self }
+    }
 }
 
 const fn row(
@@ -19,7 +27,7 @@ const fn row(
     says: &'static str,
     document: &'static str,
 ) -> Row {
-    Row { what, document, at, field, says }
+    Row { what, document, at, field, says, others: &[] }
 }
 
 /// A service up to its backends, on lines 1 to 4.
@@ -59,13 +67,13 @@ const ROWS: &[Row] = &[
         web!("  backends:\n  -       *b\n"),
     ),
     row("a tag", (2, 14), "services[0].port", "a tag (!name) is not allowed", "services:\n- port: !int 80\n"),
-    row("an unclosed list", (1, 11), "services[0]", "is not valid YAML", "services: [\n"),
+    row("an unclosed list", (1, 11), "services", "is not valid YAML", "services: [\n"),
     row("an unclosed quote", (3, 1), "services[0].name", "is not valid YAML", "services:\n- name: \"web\n"),
     row("a tab for indentation", (2, 2), "services", "indent with spaces", "services:\n\t- name: web\n"),
     row(
         "an IPv6 backend without quotes",
         (6, 18),
-        "services[0]",
+        "services[0].backends",
         "put an IPv6 backend in quotes",
         web!("  backends:\n  - [2001:db8::1]:80\n"),
     ),
@@ -77,6 +85,55 @@ const ROWS: &[Row] = &[
         "services: [[[[[[[[[[[[[[[[[[[[[[[[",
     ),
     row("a mapping for a key", (1, 1), "", "a list or mapping as a key is not allowed", "{a: 1}: 2\n"),
+    row(
+        "text behind the first item in quotes",
+        (5, 30),
+        "services[0].backends[0]",
+        "is not valid YAML",
+        web!("  backends: [\"192.0.2.11:80\" \"192.0.2.12:80\"]\n"),
+    ),
+    row(
+        "text behind the first item in braces",
+        (5, 35),
+        "services[0].backends[0]",
+        "is not valid YAML",
+        web!("  backends: [{address: 192.0.2.11}x, 192.0.2.12:80]\n"),
+    ),
+    row(
+        "text behind the second item",
+        (7, 9),
+        "services[0].backends[1]",
+        "is not valid YAML",
+        web!("  backends:\n  - 192.0.2.12:80\n  - \"x\" y\n"),
+    ),
+    row(
+        "a second item that cannot begin so",
+        (7, 5),
+        "services[0].backends[1]",
+        "is not valid YAML",
+        web!("  backends:\n  - 192.0.2.12:80\n  - @x\n"),
+    ),
+    row(
+        "a line that is no item of the list",
+        (7, 3),
+        "services[0].backends",
+        "is not valid YAML",
+        web!("  backends:\n  - \"192.0.2.11:80\"\n  192.0.2.12:80\n"),
+    ),
+    row(
+        "a list closed as a mapping",
+        (5, 13),
+        "services[0].backends",
+        "mismatched bracket",
+        web!("  backends: [192.0.2.11:80}\n"),
+    ),
+    row(
+        "text behind a value",
+        (2, 15),
+        "services[0].name",
+        "is not valid YAML",
+        "services:\n- name: \"web\" x\n",
+    ),
     // The top.
     row("a list at the top", (1, 1), "", "expected a mapping with `services`, found a list", "- name: web\n"),
     row("text at the top", (1, 1), "", "expected a mapping with `services`, found `web`", "web\n"),
@@ -84,7 +141,7 @@ const ROWS: &[Row] = &[
         "an unknown field at the top",
         (2, 1),
         "service",
-        "unknown field `service`: expected one of `services`, `removals`",
+        "unknown field `service`: did you mean `services`? expected one of `services`, `removals`",
         "services: []\nservice: []\n",
     ),
     row("no services", (1, 1), "", "missing field `services`", "removals: confirmed\n"),
@@ -128,15 +185,15 @@ const ROWS: &[Row] = &[
         "a misspelt field",
         (3, 3),
         "services[0].adress",
-        "unknown field `adress`: expected one of `name`, `address`",
-        "services:\n- name: web\n  adress: 203.0.113.10\n",
+        "unknown field `adress`: did you mean `address`? expected one of `name`, `address`",
+        "services:\n- name: web\n  adress: 203.0.113.10\n  address: 203.0.113.10\n  port: 80\n  backends: []\n",
     ),
     row(
         "a merge key",
         (3, 3),
         "services[0].<<",
-        "unknown field `<<`",
-        "services:\n- name: web\n  <<: {port: 80}\n",
+        "unknown field `<<`: expected one of",
+        "services:\n- name: web\n  <<: {port: 80}\n  address: 203.0.113.10\n  port: 80\n  backends: []\n",
     ),
     row(
         "a field twice",
@@ -167,56 +224,68 @@ const ROWS: &[Row] = &[
         "services:\n- name: web\n  address: 203.0.113.10\n  backends: []\n",
     ),
     row("no backends", (2, 3), "services[0]", "missing field `backends`", web!("")),
-    row("an empty name", (2, 9), "services[0].name", "it is empty", "services:\n- name: \"\"\n"),
+    row(
+        "an empty name",
+        (2, 9),
+        "services[0].name",
+        "it is empty",
+        "services:\n- name: \"\"\n  address: 203.0.113.10\n  port: 80\n  backends: []\n",
+    ),
     row(
         "a name with a space",
         (2, 9),
         "services[0].name",
         "only letters, digits",
-        "services:\n- name: my web\n",
+        "services:\n- name: my web\n  address: 203.0.113.10\n  port: 80\n  backends: []\n",
     ),
-    row("a name that is a number", (2, 9), "services[0].name", "expected a name", "services:\n- name: 80\n"),
+    row(
+        "a name that is a number",
+        (2, 9),
+        "services[0].name",
+        "expected a name",
+        "services:\n- name: 80\n  address: 203.0.113.10\n  port: 80\n  backends: []\n",
+    ),
     row(
         "a name that is a truth value",
         (2, 9),
         "services[0].name",
         "found `true`",
-        "services:\n- name: true\n",
+        "services:\n- name: true\n  address: 203.0.113.10\n  port: 80\n  backends: []\n",
     ),
     row(
         "a name that is a list",
         (2, 9),
         "services[0].name",
         "expected a name, found a list",
-        "services:\n- name: [web]\n",
+        "services:\n- name: [web]\n  address: 203.0.113.10\n  port: 80\n  backends: []\n",
     ),
     row(
         "an address that is a name",
         (3, 12),
         "services[0].address",
         "expected an IPv4 or IPv6 address without port or prefix",
-        "services:\n- name: web\n  address: example.com\n",
+        "services:\n- name: web\n  address: example.com\n  port: 80\n  backends: []\n",
     ),
     row(
         "an address with a prefix",
         (3, 12),
         "services[0].address",
         "found `203.0.113.10/32`",
-        "services:\n- name: web\n  address: 203.0.113.10/32\n",
+        "services:\n- name: web\n  address: 203.0.113.10/32\n  port: 80\n  backends: []\n",
     ),
     row(
         "an address with a port",
         (3, 12),
         "services[0].address",
         "found `203.0.113.10:80`",
-        "services:\n- name: web\n  address: 203.0.113.10:80\n",
+        "services:\n- name: web\n  address: 203.0.113.10:80\n  port: 80\n  backends: []\n",
     ),
     row(
         "an address with a leading zero",
         (3, 12),
         "services[0].address",
         "found `203.0.113.010`",
-        "services:\n- name: web\n  address: 203.0.113.010\n",
+        "services:\n- name: web\n  address: 203.0.113.010\n  port: 80\n  backends: []\n",
     ),
     row(
         "a multicast address",
@@ -237,14 +306,14 @@ const ROWS: &[Row] = &[
         (4, 14),
         "services[0].addresses",
         "`address` and `addresses` exclude each other",
-        "services:\n- name: web\n  address: 203.0.113.10\n  addresses: [203.0.113.11]\n",
+        "services:\n- name: web\n  address: 203.0.113.10\n  addresses: [203.0.113.11]\n  port: 80\n  backends: []\n",
     ),
     row(
         "no address in the list",
         (3, 14),
         "services[0].addresses",
         "expected a list of addresses, found an empty list",
-        "services:\n- name: web\n  addresses: []\n",
+        "services:\n- name: web\n  addresses: []\n  port: 80\n  backends: []\n",
     ),
     row(
         "an address twice",
@@ -258,70 +327,70 @@ const ROWS: &[Row] = &[
         (4, 9),
         "services[0].port",
         "expected a port: a number from 1 to 65535, found `0`",
-        "services:\n- name: web\n  address: 203.0.113.10\n  port: 0\n",
+        "services:\n- name: web\n  address: 203.0.113.10\n  port: 0\n  backends: []\n",
     ),
     row(
         "a port out of range",
         (4, 9),
         "services[0].port",
         "found `65536`",
-        "services:\n- name: web\n  address: 203.0.113.10\n  port: 65536\n",
+        "services:\n- name: web\n  address: 203.0.113.10\n  port: 65536\n  backends: []\n",
     ),
     row(
         "a huge port",
         (4, 9),
         "services[0].port",
         "found `99999999999999999999999999`",
-        "services:\n- name: web\n  address: 203.0.113.10\n  port: 99999999999999999999999999\n",
+        "services:\n- name: web\n  address: 203.0.113.10\n  port: 99999999999999999999999999\n  backends: []\n",
     ),
     row(
         "a negative port",
         (4, 9),
         "services[0].port",
         "found `-80`",
-        "services:\n- name: web\n  address: 203.0.113.10\n  port: -80\n",
+        "services:\n- name: web\n  address: 203.0.113.10\n  port: -80\n  backends: []\n",
     ),
     row(
         "a port with a leading zero",
         (4, 9),
         "services[0].port",
         "found `080`",
-        "services:\n- name: web\n  address: 203.0.113.10\n  port: 080\n",
+        "services:\n- name: web\n  address: 203.0.113.10\n  port: 080\n  backends: []\n",
     ),
     row(
         "a hexadecimal port",
         (4, 9),
         "services[0].port",
         "found `0x50`",
-        "services:\n- name: web\n  address: 203.0.113.10\n  port: 0x50\n",
+        "services:\n- name: web\n  address: 203.0.113.10\n  port: 0x50\n  backends: []\n",
     ),
     row(
         "a port in quotes",
         (4, 9),
         "services[0].port",
         "found the quoted text \"80\"",
-        "services:\n- name: web\n  address: 203.0.113.10\n  port: \"80\"\n",
+        "services:\n- name: web\n  address: 203.0.113.10\n  port: \"80\"\n  backends: []\n",
     ),
     row(
         "a port with a fraction",
         (4, 9),
         "services[0].port",
         "found `80.0`",
-        "services:\n- name: web\n  address: 203.0.113.10\n  port: 80.0\n",
+        "services:\n- name: web\n  address: 203.0.113.10\n  port: 80.0\n  backends: []\n",
     ),
     row(
         "a protocol that is none",
         (5, 13),
         "services[0].protocol",
         "expected `tcp` or `udp`, found `sctp`",
-        web!("  protocol: sctp\n"),
+        web!("  protocol: sctp\n  backends: []\n"),
     ),
     row(
         "protocol beside ports",
         (3, 10),
         "services[0].ports",
         "`protocol` and `ports` exclude each other",
-        "services:\n- protocol: udp\n  ports: [53]\n",
+        "services:\n- protocol: udp\n  ports: [53]\n  name: web\n  address: 203.0.113.10\n  backends: []\n",
     ),
     row(
         "a port twice",
@@ -335,7 +404,7 @@ const ROWS: &[Row] = &[
         (4, 11),
         "services[0].ports[0]",
         "missing field `port`: a number from 1 to 65535",
-        "services:\n- name: dns\n  address: 203.0.113.10\n  ports: [{protocol: udp}]\n",
+        "services:\n- name: dns\n  address: 203.0.113.10\n  ports: [{protocol: udp}]\n  backends: []\n",
     ),
     row(
         "too many frontends",
@@ -374,6 +443,34 @@ const ROWS: &[Row] = &[
         web!("  backends:\n  - 192.0.2.11:0\n"),
     ),
     row(
+        "a backend with a port out of range",
+        (6, 5),
+        "services[0].backends[0]",
+        "behind the colon a number from 1 to 65535, found `192.0.2.11:70000`",
+        web!("  backends:\n  - 192.0.2.11:70000\n"),
+    ),
+    row(
+        "an IPv6 backend with a port that is a name",
+        (6, 5),
+        "services[0].backends[0]",
+        "behind the colon a number from 1 to 65535, found the quoted text \"[2001:db8::1]:http\"",
+        web!("  backends:\n  - \"[2001:db8::1]:http\"\n"),
+    ),
+    row(
+        "a field in capitals",
+        (5, 3),
+        "services[0].Backends",
+        "unknown field `Backends`: did you mean `backends`?",
+        web!("  Backends: []\n  backends: []\n"),
+    ),
+    row(
+        "a field that is like no other",
+        (5, 3),
+        "services[0].pool",
+        "unknown field `pool`: expected one of",
+        web!("  pool: []\n  backends: []\n"),
+    ),
+    row(
         "a backend with a scope",
         (6, 5),
         "services[0].backends[0]",
@@ -384,9 +481,10 @@ const ROWS: &[Row] = &[
         "a backend as a mapping of its address",
         (6, 5),
         "services[0].backends[0].192.0.2.11",
-        "unknown field `192.0.2.11`",
+        "unknown field `192.0.2.11`: expected one of",
         web!("  backends:\n  - 192.0.2.11: 8080\n"),
-    ),
+    )
+    .and(&["missing field `address`", "missing field `port`"]),
     row(
         "a loopback backend",
         (6, 5),
@@ -426,7 +524,7 @@ const ROWS: &[Row] = &[
         "an unknown field of a backend",
         (6, 39),
         "services[0].backends[0].wieght",
-        "unknown field `wieght`: expected one of `address`, `port`, `weight`, `state`, `locality`",
+        "unknown field `wieght`: did you mean `weight`? expected one of `address`, `port`, `weight`, `state`, `locality`",
         web!("  backends:\n  - {address: 192.0.2.11, port: 8080, wieght: 2}\n"),
     ),
     row(
@@ -478,7 +576,7 @@ const ROWS: &[Row] = &[
 #[test]
 fn each_error_has_its_place_its_field_and_what_was_expected() {
     let mut failures = String::new();
-    for Row { what, document, at, field, says } in ROWS {
+    for Row { what, document, at, field, says, others } in ROWS {
         let document =
             if document.starts_with("too many") { too_many_frontends() } else { (*document).to_owned() };
         let errors = match control_static::parse(&document, "bad.yaml") {
@@ -488,12 +586,18 @@ fn each_error_has_its_place_its_field_and_what_was_expected() {
             }
             Err(errors) => errors,
         };
-        let found = errors.iter().any(|error| {
-            let position = error.place().position().expect("errors of a text have a position");
-            (position.line, position.column) == *at
-                && error.field() == *field
-                && error.problem().to_string().contains(says)
-        });
+        let mut expected = std::iter::once((*field, *says))
+            .chain(others.iter().map(|says| ("services[0].backends[0]", *says)));
+        let found = |(field, says): (&str, &str)| {
+            let fits = |error: &&control_static::Error| {
+                let position = error.place().position().expect("errors of a text have a position");
+                (position.line, position.column) == *at
+                    && error.field() == field
+                    && error.problem().to_string().contains(says)
+            };
+            errors.iter().filter(fits).count() == 1
+        };
+        let found = expected.all(found) && errors.iter().count() == 1 + others.len();
         if !found {
             failures += &format!("{what}: expected {}:{} {field:?} {says:?}, found\n{errors}\n", at.0, at.1);
         }

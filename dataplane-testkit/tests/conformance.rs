@@ -15,11 +15,6 @@ fn memory_tables_conform() {
 }
 
 #[test]
-fn tables_that_fail_conform_while_they_are_healed() {
-    conformance::run(&conformance::tables(), || Arc::new(FaultyStore::new(memory(), 0, 0)));
-}
-
-#[test]
 fn a_controller_gets_there_although_one_write_in_ten_fails() {
     for seed in 1..=20 {
         conformance::run(&conformance::control(), || Arc::new(FaultyStore::new(memory(), 10, seed)));

@@ -280,6 +280,13 @@ fn one_change_among_many_touches_no_other_service() {
     assert_eq!(cost(&|| upsert(&[5, 250])), 3);
     // The same once more, in another order: nothing.
     assert_eq!(cost(&|| upsert(&[250, 5])), 0);
+    // The same picture once more, but for the one that was changed: its list and its word.
+    let picture = || {
+        agent.replace((0..SERVICES).map(|n| service(n, &[(n % 200) as u8, 201]))).unwrap();
+        while control.step(Duration::ZERO) == NextWake::Now {}
+    };
+    assert_eq!(cost(&picture), 2);
+    assert_eq!(cost(&picture), 0);
     // Its entry in the hash, and its word.
     let remove = || {
         agent.transaction().remove(service(78, &[]).name()).commit().unwrap();
@@ -474,4 +481,35 @@ fn who_is_refused_for_good_keeps_no_backend_of_others() {
     assert!(matches!(refused, Err(WaitError::Incomplete { .. })), "{refused:?}");
     assert_eq!(place_of(&*tables, 2, 7), []);
     assert_eq!(control.usage().backends_v4, 60);
+}
+
+#[test]
+fn who_needs_room_does_not_wait_for_others_to_share_a_grace_period() {
+    let control = Controller::builder(tables())
+        .removal_guard(RemovalGuard::off())
+        .grace_delay(Duration::from_secs(3600))
+        .build();
+    let agent = control.register("agent", Precedence::default()).unwrap();
+    agent.synced();
+    agent.replace([large(1)]).unwrap();
+    while control.step(Duration::ZERO) == NextWake::Now {}
+    let revision = agent.replace([large(2)]).unwrap();
+    // No time passes.
+    while control.step(Duration::ZERO) == NextWake::Now {}
+    assert_eq!(control.wait_applied(revision, Duration::ZERO), Ok(()));
+}
+
+#[test]
+fn of_very_many_revisions_that_wait_for_one_service_the_oldest_are_overtaken() {
+    let control = Controller::new(tables());
+    let agent = control.register("agent", Precedence::default()).unwrap();
+    let commit = |n: u32| agent.transaction().upsert(service(1, &[(n % 2) as u8])).commit().unwrap();
+    let revisions: Vec<Revision> = (0..4097).map(commit).collect();
+    let outcome = |n: usize| control.wait_applied(revisions[n], Duration::ZERO);
+    // Nobody stepped; the memory that it takes is bounded.
+    assert_eq!(outcome(0), Ok(()));
+    assert_eq!(outcome(1), Err(WaitError::Timeout { revision: revisions[1] }));
+    assert_eq!(outcome(4096), Err(WaitError::Timeout { revision: revisions[4096] }));
+    settle(&control, Duration::ZERO);
+    assert_eq!((outcome(1), outcome(4096)), (Ok(()), Ok(())));
 }

@@ -89,6 +89,15 @@ struct Race {
     flows: Vec<u16>,
 }
 
+/// Lets the readers end, also where a swap panics: the scope would wait for them for ever.
+struct Finish<'a>(&'a AtomicBool);
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Opens flows on several threads while all services change, until `swaps` are done or `enough` have strayed.
 fn race(
     swaps: u32,
@@ -133,13 +142,14 @@ fn race(
     };
     let seen: Vec<(Vec<u16>, u32)> = thread::scope(|scope| {
         let readers: Vec<_> = (0..READERS).map(|_| scope.spawn(read)).collect();
+        let finish = Finish(&done);
         for turn in 0..swaps {
             swap(&control, &agent, turn % 2 == 0);
             if strays.load(Ordering::Relaxed) as usize >= enough {
                 break;
             }
         }
-        done.store(true, Ordering::Relaxed);
+        drop(finish);
         readers.into_iter().map(|reader| reader.join().unwrap()).collect()
     });
     let flows = tables.conntrack_v4().entries().map(Result::unwrap).filter_map(|(tuple, flow)| {
