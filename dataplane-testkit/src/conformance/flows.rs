@@ -47,17 +47,17 @@ impl<F: Family<Tuple: Hash + Eq + Debug>> Flows for Subject<'_, F> {
         let tuple = (self.tuple)(number);
         let then = Tick(self.store.now().0.wrapping_sub(idle));
         let flow = (self.flow)(backend).starting(Seen(seen).word(tuple.tag()), then);
-        self.table.insert(&tuple, &flow).unwrap();
+        self.table.insert(&tuple, &flow).expect("room for a flow");
     }
 
     fn has(&self, number: u32) -> bool {
-        self.table.get(&(self.tuple)(number)).unwrap().is_some()
+        self.table.get(&(self.tuple)(number)).expect("a readable table").is_some()
     }
 
     fn look(&self, number: u32, revoked: Revoked) -> Fate {
         let mut fates = Vec::new();
         let suspect = Suspect { tuple: (self.tuple)(number), revoked };
-        self.flows.collect(&[suspect], &Moment::of(self.store), &mut fates).unwrap();
+        self.flows.collect(&[suspect], &Moment::of(self.store), &mut fates).expect("a look");
         assert_eq!(fates.len(), 1);
         fates[0]
     }
@@ -65,7 +65,7 @@ impl<F: Family<Tuple: Hash + Eq + Debug>> Flows for Subject<'_, F> {
     fn round(&self) -> (usize, usize) {
         let (mut position, mut entries) = (Some(ScanPosition::default()), Vec::new());
         while let Some(from) = position {
-            position = self.flows.scan(from, &mut entries).unwrap();
+            position = self.flows.scan(from, &mut entries).expect("a readable table");
         }
         let tuples: HashSet<F::Tuple> = entries.iter().map(|(tuple, _)| *tuple).collect();
         (entries.len(), tuples.len())
