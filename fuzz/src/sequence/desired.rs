@@ -82,6 +82,11 @@ impl Desired {
         (wish.frontends().filter(is_won).count(), wish.frontends().count())
     }
 
+    /// Whether anybody who serves anything sends this backend new connections.
+    pub fn selects(&self, backend: usize, v6: bool) -> bool {
+        self.wishes().any(|wish| wish.is_v6() == v6 && wish.is_selectable(backend) && self.won(wish).0 > 0)
+    }
+
     /// Which backends of a family are there: those of services that serve anything.
     pub fn present(&self, v6: bool) -> [bool; BACKENDS] {
         let mut present = [false; BACKENDS];

@@ -27,6 +27,11 @@ pub struct Known {
     pub last: Duration,
     /// Whether either side has said that it ends.
     pub ending: bool,
+    /// Whether the frontend's service was without the backend since: then the collector may end it at any time.
+    pub left: bool,
+    /// Whether the backend surely answered, and whether the client surely went on after that.
+    pub answered: bool,
+    pub confirmed: bool,
 }
 
 impl Known {
@@ -47,6 +52,11 @@ pub struct Flows {
 impl Flows {
     pub fn get(&self, key: &Key) -> Option<&Known> {
         self.known.get(key)
+    }
+
+    /// All of them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&Key, &mut Known)> {
+        self.known.iter_mut()
     }
 
     pub fn get_mut(&mut self, key: &Key) -> Option<&mut Known> {

@@ -6,7 +6,7 @@ use dataplane_core::{
     Controller, NextWake, Precedence, SourceHandle,
     abi::{ServiceKeyV4, ServiceKeyV6},
     memory::{MemoryTables, Outcome, SimulatedInterface, Simulator, Target},
-    model::ServiceName,
+    model::{Protocol, ServiceName},
     pipeline::{DropReason, Hook, PassReason, Verdict},
     reconcile::Usage,
     source::CommitError,
@@ -126,6 +126,10 @@ impl World {
             self.flows.forget();
         }
         self.settle();
+        // A round of the collector, where one is due.
+        for slice in 0..8 {
+            self.controller.collect(self.now + slice * Duration::from_millis(6));
+        }
     }
 
     /// A client's packet, as its interface's hooks see it.
@@ -151,10 +155,17 @@ impl World {
         let lives = &self.lives[usize::from(frontend.v6)];
         let known = self.flows.get(&key);
         // The backend that this connection has for certain.
-        let reopens = packet.flags == Flags::Syn && known.is_some_and(|known| known.ending);
+        let opens = packet.flags == Flags::Syn && frontend.protocol() == Protocol::Tcp;
+        let reopens = opens && known.is_some_and(|known| known.ending);
+        // Who still tries to connect may leave a backend that gets no new connections.
+        let may_leave = |known: &Known| {
+            let drains = known.backend.is_some_and(|backend| !self.desired.selects(backend, frontend.v6));
+            opens && drains && !known.confirmed
+        };
         let index = self.index(frontend);
         let bound = known
-            .filter(|known| known.is_certain(self.now) && !reopens && index.is_some() && known.index == index)
+            .filter(|known| known.is_certain(self.now) && !known.left && !reopens && !may_leave(known))
+            .filter(|known| index.is_some() && known.index == index)
             .and_then(|known| known.backend.filter(|&backend| lives.is_there_since(backend, known.life)));
 
         match out.verdict {
@@ -176,7 +187,19 @@ impl World {
                 let ending = packet.flags.ends() || goes_on.is_some_and(|known| known.ending);
                 // Where it went there before, it may still be to a former life of the backend.
                 let life = goes_on.map_or(lives.life(backend), |known| known.life);
-                let seen = Known { backend: Some(backend), life, index, last: self.now, ending };
+                let answered = goes_on.is_some_and(|known| known.answered);
+                let speaks = !matches!(packet.flags, Flags::Syn | Flags::SynAck);
+                let confirmed = goes_on.is_some_and(|known| known.confirmed || (known.answered && speaks));
+                let seen = Known {
+                    backend: Some(backend),
+                    life,
+                    index,
+                    last: self.now,
+                    ending,
+                    left: goes_on.is_some_and(|known| known.left),
+                    answered,
+                    confirmed,
+                };
                 self.flows.note(key, seen);
                 assert_eq!(
                     out.verdict == Verdict::Deliver,
@@ -190,14 +213,26 @@ impl World {
             }
             Verdict::Drop(DropReason::TupleInUse) => {
                 assert!(bound.is_none() && self.flows.is_in_use(&key, selectable), "{key:?}: in use?");
+                // What it was before is over.
+                if let Some(known) = self.flows.get_mut(&key) {
+                    known.last = Duration::ZERO;
+                }
             }
             Verdict::Drop(DropReason::HopLimit) => assert_eq!(packet.odd, Odd::LastHop),
             Verdict::Drop(DropReason::TooBig) => {
                 assert!(matches!(packet.odd, Odd::Big | Odd::BigToBeSplit), "{:?}", packet.odd);
                 // XDP may have opened the connection, to somebody.
                 if packet.xdp && bound.is_none() {
-                    let seen =
-                        Known { backend: None, life: 0, index, last: self.now, ending: packet.flags.ends() };
+                    let seen = Known {
+                        backend: None,
+                        life: 0,
+                        index,
+                        last: self.now,
+                        ending: packet.flags.ends(),
+                        left: false,
+                        answered: false,
+                        confirmed: false,
+                    };
                     self.flows.note(key, seen);
                 }
             }
@@ -262,7 +297,8 @@ impl World {
                 assert!(right, "an answer on {key:?} comes from {}", after.source);
             }
             Verdict::Pass(PassReason::NoService) => {
-                assert!(!(alone && known.is_certain(self.now)), "an answer on {key:?} is not translated");
+                let surely = alone && known.is_certain(self.now) && !known.left;
+                assert!(!surely, "an answer on {key:?} is not translated");
             }
             other => panic!("an answer on {key:?}: {other}"),
         }
@@ -271,6 +307,7 @@ impl World {
                 known.ending |= flags.ends();
                 if alone && out.verdict != Verdict::Pass(PassReason::NoService) {
                     known.last = self.now;
+                    known.answered = true;
                 }
             }
         }
@@ -298,6 +335,11 @@ impl World {
             if self.controller.step(self.now) != NextWake::Now {
                 self.lives[0].note(self.desired.present(false));
                 self.lives[1].note(self.desired.present(true));
+                for ((_, frontend), known) in self.flows.iter_mut() {
+                    let winner = self.desired.winner(*frontend);
+                    known.left |=
+                        known.backend.is_some_and(|backend| !winner.is_some_and(|wish| wish.has(backend)));
+                }
                 return;
             }
         }
