@@ -186,6 +186,58 @@ fn a_backend_that_comes_back_in_time_keeps_its_flows() {
 }
 
 #[test]
+fn a_backend_that_comes_back_before_the_collector_comes_keeps_its_flows() {
+    let mut host = Host::new();
+    host.serve("dns", 53, &[ONE]);
+    host.serve("log", 514, &[ONE]);
+    host.ask(1, 53);
+    host.serve("dns", 53, &[OTHER]);
+    host.pass(Duration::from_secs(1));
+    host.serve("dns", 53, &[ONE]);
+    host.collect(2);
+    assert_eq!((host.ask(1, 53), host.control.collected().revoked), (ONE.parse().unwrap(), 0));
+}
+
+#[test]
+fn a_backend_that_comes_back_between_two_rounds_keeps_its_new_flows() {
+    let mut host = Host::new();
+    host.serve("dns", 53, &[ONE]);
+    host.serve("log", 514, &[ONE]);
+    host.ask(1, 53);
+    host.serve("dns", 53, &[OTHER]);
+    host.pass(Duration::from_secs(1));
+    host.collect(1);
+    // It found some, and would look once more.
+    assert_eq!(host.control.collected().revoked, 2);
+    host.serve("dns", 53, &[ONE]);
+    assert_eq!(host.ask(1, 53), ONE.parse().unwrap());
+    host.serve("dns", 53, &[ONE, OTHER]);
+    for _ in 0..3 {
+        host.pass(Duration::from_secs(1));
+        host.collect(2);
+        assert_eq!(host.ask(1, 53), ONE.parse().unwrap());
+    }
+    assert_eq!(host.control.collected().revoked, 2);
+}
+
+#[test]
+fn the_next_frontend_of_an_index_keeps_its_flows() {
+    let mut host = Host::new();
+    host.serve("dns", 53, &[ONE]);
+    host.serve("log", 514, &[ONE]);
+    host.ask(1, 53);
+    host.serve("dns", 53, &[OTHER]);
+    host.pass(Duration::from_secs(1));
+    host.agent.transaction().remove(&"dns".parse().unwrap()).commit().unwrap();
+    host.pass(Duration::from_secs(1));
+    host.serve("ntp", 123, &[ONE]);
+    host.ask(2, 123);
+    host.collect(2);
+    assert_eq!(host.control.collected().revoked, 0);
+    assert!(host.answer(ONE, 2));
+}
+
+#[test]
 fn a_draining_backend_that_leaves_a_shared_service_loses_its_flows_there() {
     let mut host = Host::new();
     let service = |draining: Option<&str>| {

@@ -15,7 +15,7 @@ use hashbrown::HashMap;
 use crate::{
     model::IpFamily,
     pipeline::{Fate, Revoked, is_suspect},
-    reconcile::NextWake,
+    reconcile::{Departure, NextWake},
     tables::{Family, Flow, FlowTable, Moment, ScanPosition, Store, Suspect, TableError, Tuple, V4, V6},
 };
 
@@ -50,7 +50,7 @@ pub(crate) struct Collector {
     next_round: Duration,
     next_slice: Duration,
     /// What is to go.
-    revoked: HashMap<(IpFamily, Revoked), Search>,
+    revoked: HashMap<(IpFamily, Revoked), (Departure, Search)>,
     done: Collected,
 }
 
@@ -88,8 +88,15 @@ impl Collector {
     }
 
     /// Flows of this frontend to this backend are to go.
-    pub fn revoke(&mut self, family: IpFamily, revoked: Revoked) {
-        self.revoked.insert((family, revoked), Search::Waiting);
+    pub fn revoke(&mut self, departure: Departure) {
+        let Departure { family, index: frontend, backend, .. } = departure;
+        self.revoked.insert((family, Revoked { frontend, backend }), (departure, Search::Waiting));
+    }
+
+    /// Lets flows live whose backend came back, or whose frontend is gone. To be asked before each slice, and what it says
+    /// must hold while the slice lasts.
+    pub fn spare(&mut self, is_departed: impl Fn(&Departure) -> bool) {
+        self.revoked.retain(|_, (departure, _)| is_departed(departure));
     }
 
     pub fn done(&self) -> Collected {
@@ -129,13 +136,13 @@ impl Collector {
         } else if self.revoked.is_empty() {
             return None;
         }
-        self.revoked.values_mut().for_each(|search| *search = Search::Clean);
+        self.revoked.values_mut().for_each(|(_, search)| *search = Search::Clean);
         Some(Round { family: IpFamily::V4, position: ScanPosition::default(), timed })
     }
 
     fn end(&mut self) {
         self.done.rounds += 1;
-        self.revoked.retain(|_, search| *search != Search::Clean);
+        self.revoked.retain(|_, (_, search)| *search != Search::Clean);
     }
 
     /// Looks at the next entries; where to go on, if the round is not over.
@@ -172,7 +179,7 @@ impl Collector {
                     round.timed && is_suspect::<F>(flow, tuple.protocol(), at.now, |which| at.setting(which))
                 };
                 match self.revoked.get_mut(&(round.family, this)) {
-                    Some(search) if *search != Search::Waiting => {
+                    Some((_, search)) if *search != Search::Waiting => {
                         *search = Search::Found;
                         Some(Suspect { tuple: *tuple, revoked: this })
                     }

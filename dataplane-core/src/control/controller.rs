@@ -159,18 +159,19 @@ impl Controller {
     ///
     /// Whoever waits for a revision is told before the grace period begins.
     pub fn step(&self, now: Duration) -> NextWake {
-        let mut engine = self.shared.engine.lock();
         self.shared.changed.look();
-        let done = engine.program(&self.shared.desired, now);
+        let done = self.shared.engine.lock().program(&self.shared.desired, now);
+        // Without the lock: whoever is woken may call us.
         if done.finished {
             self.shared.finished.notify_all();
             self.shared.wakers.wake(&self.shared.desired);
         }
+        let mut engine = self.shared.engine.lock();
         engine.release(&self.shared.desired, now);
-        let revoked = engine.take_revoked();
-        if !revoked.is_empty() {
+        let departed = engine.take_departed();
+        if !departed.is_empty() {
             let mut collector = self.shared.collector.lock();
-            revoked.into_iter().for_each(|(family, flow)| collector.revoke(family, flow));
+            departed.into_iter().for_each(|departure| collector.revoke(departure));
         }
         engine.next_wake(&self.shared.desired)
     }
@@ -179,7 +180,11 @@ impl Controller {
     /// entries. Who does not [`spawn`](Self::spawn) calls it beside [`step`](Self::step), after it and when the time comes
     /// that it returns. `now` must never go back.
     pub fn collect(&self, now: Duration) -> NextWake {
-        self.shared.collector.lock().step(now)
+        // No backend comes back while the slice lasts.
+        let engine = self.shared.engine.lock();
+        let mut collector = self.shared.collector.lock();
+        collector.spare(|departure| engine.is_departed(departure));
+        collector.step(now)
     }
 
     /// What the collector has done so far.

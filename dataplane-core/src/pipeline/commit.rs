@@ -127,7 +127,11 @@ where
         return Err(Obstacle::Raced);
     }
     Lookup::<F>::remove_flow(env, &work.pair_tuple);
-    Lookup::<F>::insert_flow(env, &work.pair_tuple, &work.pair).map(|()| true).map_err(|_| Obstacle::Raced)
+    match Lookup::<F>::insert_flow(env, &work.pair_tuple, &work.pair) {
+        Ok(()) => Ok(true),
+        Err(InsertError::Exists) => Err(Obstacle::Raced),
+        Err(InsertError::Full) => Err(Obstacle::Drop(DropReason::ConntrackFull)),
+    }
 }
 
 /// Notes what a packet of a known connection shows, in both entries: at once where it changes the connection's state,
@@ -148,7 +152,8 @@ where
     if aged {
         entry.touch(now);
     }
-    add_seen::<F, _>(entry, work.flow.state(), after);
+    let ended = before.0 & !after.0;
+    note::<F, _>(entry, work.flow.state(), after, ended);
 
     // What the collector thinks of this entry is not said of the other.
     let after = after.of_packets();
@@ -166,18 +171,19 @@ where
                 && work.pair.backend() == work.flow.backend()
             {
                 pair.touch(now);
-                add_seen::<F, _>(&pair, work.pair.state(), after);
+                note::<F, _>(&pair, work.pair.state(), after, ended);
             }
         }
     }
 }
 
-/// Adds bits to a flow's state, which was `state` when it was read.
+/// Adds what was seen to a flow's state, which was `state` when it was read, and takes off what `ended`. Where other CPUs
+/// are faster each time it is left at that: the next packet that shows it tries again.
 #[inline(always)]
-fn add_seen<F: Family, Entry: FlowEntry<F>>(entry: &Entry, state: StateWord, seen: Seen) {
+fn note<F: Family, Entry: FlowEntry<F>>(entry: &Entry, state: StateWord, seen: Seen, ended: u32) {
     let mut current = state;
     for _ in 0..STATE_ATTEMPTS {
-        let new = StateWord::new(current.seen() | seen.0, state.tag());
+        let new = StateWord::new((current.seen() | seen.0) & !ended, state.tag());
         if new == current || entry.exchange_state(current, new) {
             return;
         }

@@ -133,6 +133,9 @@ impl ParseFamily for V4 {
         if l3_length < header_length || l3.wrapping_add(l3_length) > frame.length() {
             return Err(pass(PassReason::Malformed));
         }
+        if ip.source.is_martian_source() {
+            return Err(pass(PassReason::Martian));
+        }
         if ip.is_fragment() {
             return Err(pass(PassReason::Fragment));
         }
@@ -186,6 +189,9 @@ impl ParseFamily for V6 {
         let end = l3.wrapping_add(l3_length);
         if !ip.has_version() || end > frame.length() {
             return Err(pass(PassReason::Malformed));
+        }
+        if ip.source.is_martian_source() {
+            return Err(pass(PassReason::Martian));
         }
         let (protocol, l4) = walk_extensions(frame, ip.next_header, l3.wrapping_add(Ipv6Header::LENGTH))?;
         let ports = Transport::parse(frame, protocol, l4, end)?;

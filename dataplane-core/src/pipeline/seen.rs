@@ -23,7 +23,7 @@ impl Seen {
     pub const CLIENT_FIN: u32 = 4;
     /// The backend sent a FIN.
     pub const BACKEND_FIN: u32 = 8;
-    /// Either side sent a RST.
+    /// Either side sent a RST, and nobody went on since.
     pub const RESET: u32 = 16;
     /// The collector found the flow over; the next time it removes the entry. Packets need not know.
     pub const CONDEMNED: u32 = 1 << 29;
@@ -46,6 +46,9 @@ impl Seen {
         if protocol == PROTOCOL_TCP {
             if tcp_flags & TCP_RST != 0 {
                 bits |= Self::RESET;
+            } else if tcp_flags & TCP_SYN == 0 {
+                // Somebody goes on: the reset was refused, or forged (RFC 5961, 3).
+                bits &= !Self::RESET;
             }
             if tcp_flags & TCP_FIN != 0 {
                 bits |= match direction {
@@ -154,6 +157,20 @@ mod tests {
             assert_eq!(seen.timeout(PROTOCOL_TCP), timeout, "after packet {step}");
         }
         assert!(seen.is_closed());
+    }
+
+    #[test]
+    fn a_reset_is_forgotten_once_anybody_goes_on() {
+        for direction in [Direction::Original, Direction::Reply] {
+            let reset = Seen(Seen::REPLIED | Seen::CONFIRMED).after(direction, PROTOCOL_TCP, TCP_RST);
+            assert!(reset.after(direction, PROTOCOL_TCP, TCP_SYN).is_closed());
+            assert!(reset.after(direction, PROTOCOL_TCP, TCP_SYN | TCP_ACK).is_closed());
+            let goes_on = reset.after(direction, PROTOCOL_TCP, TCP_ACK);
+            assert_eq!(
+                (goes_on.is_closed(), goes_on.timeout(PROTOCOL_TCP)),
+                (false, Setting::TcpEstablished)
+            );
+        }
     }
 
     #[test]

@@ -66,6 +66,10 @@ reasons! {
         Protocol = 4 "protocol",
         /// It belongs to no service and to no flow.
         NoService = 5 "no-service",
+        /// Its source is an address that no packet on a wire may have.
+        Martian = 6 "martian",
+        /// The kernel could not make its headers readable.
+        Unreadable = 7 "unreadable",
     }
 }
 

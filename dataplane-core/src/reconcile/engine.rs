@@ -14,14 +14,13 @@ use super::{
     Usage,
     apply::{Job, apply, backends, write_backend},
     backoff::Backoff,
-    ledger::Ledger,
-    limbo::{Departure, Limbo, Release},
+    ledger::{Departure, Ledger},
+    limbo::{Limbo, Release},
     plan,
 };
 use crate::{
     compile::Rows,
     model::IpFamily,
-    pipeline::Revoked,
     source::Revision,
     state::{DesiredState, Failure, Outcome, Refusal, ServiceId, Work},
     tables::{Cause, Store, TableError},
@@ -89,8 +88,8 @@ pub(crate) struct Engine {
     limbo: Limbo,
     retries: Retries,
     refused: Refused,
-    /// Flows that are to go, since this was last taken.
-    revoked: Vec<(IpFamily, Revoked)>,
+    /// Backends that left frontends, since this was last taken.
+    departed: Vec<Departure>,
 }
 
 /// What a step has done.
@@ -104,7 +103,7 @@ impl Engine {
     pub fn new(store: Arc<dyn Store>, settings: Settings) -> Self {
         let ledger = Ledger::new(&*store);
         let (limbo, retries, refused) = (Limbo::default(), Retries::default(), Refused::default());
-        Self { store, settings, ledger, limbo, retries, refused, revoked: Vec::new() }
+        Self { store, settings, ledger, limbo, retries, refused, departed: Vec::new() }
     }
 
     pub fn usage(&self) -> Usage {
@@ -216,9 +215,14 @@ impl Engine {
         Outcome::Failed(Failure { error, attempts, retry_at })
     }
 
-    /// Flows that are to go: their frontends send nothing to their backends any more, but others do.
-    pub fn take_revoked(&mut self) -> Vec<(IpFamily, Revoked)> {
-        std::mem::take(&mut self.revoked)
+    /// Backends that left frontends while others hold them: these frontends' flows to them are to go.
+    pub fn take_departed(&mut self) -> Vec<Departure> {
+        std::mem::take(&mut self.departed)
+    }
+
+    /// Whether a backend that left a frontend is away from it still.
+    pub fn is_departed(&self, departure: &Departure) -> bool {
+        self.ledger.is_departed(departure)
     }
 
     /// Waits for a grace period if one is due, and releases a bounded number of things whose grace period is over.
@@ -296,8 +300,7 @@ impl Engine {
             }
             Release::Departure(departure) => {
                 if self.ledger.is_departed(&departure) {
-                    let Departure { family, index: frontend, backend, .. } = departure;
-                    self.revoked.push((family, Revoked { frontend, backend }));
+                    self.departed.push(departure);
                 }
                 (1, false)
             }

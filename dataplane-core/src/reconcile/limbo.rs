@@ -2,10 +2,8 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::{
-    abi::BackendRef,
-    model::{Frontend, IpFamily},
-};
+use super::ledger::Departure;
+use crate::model::IpFamily;
 
 /// What becomes free after a grace period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,16 +22,6 @@ pub(super) enum Release {
     Generation(IpFamily, u32),
     /// Index of a backend whose generation is cleared.
     BackendIndex(IpFamily, u32),
-}
-
-/// A backend that left a frontend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Departure {
-    pub family: IpFamily,
-    pub frontend: Frontend,
-    /// Index of the frontend.
-    pub index: u32,
-    pub backend: BackendRef,
 }
 
 /// Things wait here for a grace period, all for the same one; then they are released in slices.

@@ -24,6 +24,7 @@ mod unheld;
 
 pub use engine::NextWake;
 pub(crate) use engine::{Engine, Settings};
+pub(crate) use ledger::Departure;
 pub use ledger::Usage;
 pub use op::Op;
 pub use plan::{Footprint, FrontendFootprint, Presence, Word, plan};

@@ -2,7 +2,8 @@
 
 use crate::{
     abi::{
-        FlowV4, FlowV6, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, Setting, TupleV4, TupleV6,
+        CONFIG_WORDS, FlowV4, FlowV6, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, Setting,
+        TupleV4, TupleV6,
     },
     pipeline::{Fate, Hook, Revoked, Tick, Verdict},
 };
@@ -238,21 +239,18 @@ pub trait FlowTable<K, V>: Send + Sync {
 }
 
 /// A point in time, with the configuration's time-outs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// The time.
     pub now: Tick,
-    settings: [u32; SETTINGS],
+    settings: [u32; CONFIG_WORDS as usize],
 }
-
-/// More than there are [`Setting`]s.
-const SETTINGS: usize = 8;
 
 impl Moment {
     /// Now, on the clock of these tables.
     pub fn of(store: &dyn Store) -> Self {
         let config = store.config();
-        let mut settings = [0; SETTINGS];
+        let mut settings = [0; CONFIG_WORDS as usize];
         for (value, index) in settings.iter_mut().zip(0..) {
             *value = config.load(index, 0).unwrap_or(0) as u32;
         }
@@ -261,7 +259,8 @@ impl Moment {
 
     /// A time-out, in ticks.
     pub fn setting(&self, setting: Setting) -> u32 {
-        self.settings.get(setting as usize).copied().unwrap_or(0)
+        // Every setting is within the configuration.
+        self.settings[setting as usize]
     }
 }
 

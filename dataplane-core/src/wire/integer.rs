@@ -63,6 +63,26 @@ impl Ipv6Address {
     }
 }
 
+impl Ipv4Address {
+    /// Whether no router may forward a packet from this address: "this network", loopback, groups and what is reserved
+    /// (RFC 1812, 5.3.7; RFC 6890).
+    #[inline(always)]
+    pub const fn is_martian_source(&self) -> bool {
+        let first = self.0.to_ne_bytes()[0];
+        first == 0 || first == 127 || first >= 224
+    }
+}
+
+impl Ipv6Address {
+    /// Whether no router may forward a packet from this address: unspecified, loopback and groups (RFC 4291, 2.5 and 2.7).
+    /// Link-local ones may come to a backend on this host.
+    #[inline(always)]
+    pub const fn is_martian_source(&self) -> bool {
+        let [a, b, c, d] = self.0;
+        a.to_ne_bytes()[0] == 0xff || a | b | c | (d & !1u32.to_be()) == 0
+    }
+}
+
 impl From<Ipv4Addr> for Ipv4Address {
     fn from(address: Ipv4Addr) -> Self {
         Self(u32::from_ne_bytes(address.octets()))

@@ -149,6 +149,33 @@ fn a_syn_on_a_closed_connection_chooses_anew() {
 }
 
 #[test]
+fn a_forged_reset_moves_no_connection_that_goes_on() {
+    for cast in [V4, V6] {
+        let mut host = Host::new();
+        let backends = [host.backend(cast.backend), host.backend(cast.other_backend)];
+        let service = host.service(cast.service, TCP, &backends);
+        host.client_sends(&tcp(cast.client, cast.service, SYN));
+        host.backend_sends(&tcp(cast.backend, cast.client, SYN | ACK));
+        host.client_sends(&tcp(cast.client, cast.service, ACK));
+        host.simulator.set_random(LAST);
+        for goes_on in [true, false] {
+            host.client_sends(&tcp(cast.client, cast.service, RST));
+            host.pass(Duration::from_secs(1));
+            if goes_on {
+                host.client_sends(&tcp(cast.client, cast.service, ACK | PSH));
+            } else {
+                host.backend_sends(&tcp(cast.backend, cast.client, ACK));
+            }
+            host.pass(Duration::from_secs(60));
+            let syn = tcp(cast.client, cast.service, SYN);
+            assert_forwarded(&host.client_sends(&syn), &syn, cast.client, cast.backend);
+            assert_eq!(host.backend_sends(&tcp(cast.backend, cast.client, ACK)).verdict, Verdict::Forward);
+        }
+        assert_eq!(host.counters(service).flows, 1);
+    }
+}
+
+#[test]
 fn new_connections_are_spread_over_the_list() {
     let mut host = Host::new();
     let (one, other) = (host.backend(V4.backend), host.backend(V4.other_backend));

@@ -199,3 +199,24 @@ fn a_frame_cut_anywhere_is_never_ours() {
         }
     }
 }
+
+#[test]
+fn a_source_that_no_router_forwards_passes_untouched() {
+    let sources = ["0.0.0.7:9", "127.0.0.1:9", "224.0.0.1:9", "240.0.0.1:9", "255.255.255.255:9"];
+    let sources_v6 = ["[::]:9", "[::1]:9", "[ff02::1]:9"];
+    for (cast, sources) in [(V4, &sources[..]), (V6, &sources_v6)] {
+        let mut host = Host::new();
+        host.serve(cast, TCP);
+        for source in sources {
+            let frame = tcp(source, cast.service, SYN);
+            let martian = Verdict::Pass(PassReason::Martian);
+            assert_untouched(&host.client_sends(&frame), &towards_front(&frame), martian);
+        }
+        assert_eq!(host.entries(), 0);
+    }
+    for (cast, source) in [(V4, "1.0.0.1:9"), (V4, "223.255.255.255:9"), (V6, "[::2]:9")] {
+        let mut host = Host::new();
+        host.serve(cast, TCP);
+        assert_eq!(host.client_sends(&tcp(source, cast.service, SYN)).verdict, Verdict::Forward, "{source}");
+    }
+}

@@ -2,8 +2,10 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use dataplane_core::{
+    abi::counter_index,
     pipeline::{
-        ApplyError, Headers, Hook, HopLimit, MAX_VLAN_TAGS, NextHop, Packet, ParseFamily, Verdict, process,
+        ApplyError, Headers, Hook, HopLimit, MAX_VLAN_TAGS, NextHop, Packet, ParseFamily, PassReason, Verdict,
+        process,
     },
     tables::{Flow, Tuple},
     wire::{Frame, Header, MacAddress, PROTOCOL_UDP, TcpHeader, UdpHeader},
@@ -42,6 +44,7 @@ pub fn run(context: *mut __sk_buff, hook: Hook) -> i32 {
     let bytes = skb.bytes();
     let wanted = if skb.len() < HEADERS { skb.len() } else { HEADERS };
     if bytes.data + wanted as usize > bytes.end && skb.pull(wanted).is_err() {
+        maps::count(counter_index(hook, Verdict::Pass(PassReason::Unreadable)));
         return NEXT;
     }
     let mut packet = SkbPacket { skb, hook, action: DROP };

@@ -69,6 +69,8 @@ fn can_occur(hook: Hook, family: Family, verdict: Verdict) -> bool {
     match verdict {
         // One frame at a time: nobody to race with.
         Verdict::Leave(L::Contended) => false,
+        // Its own headers always fit.
+        Verdict::Pass(P::Unreadable) => false,
         // An LRU table evicts.
         Verdict::Drop(D::ConntrackFull) => false,
         // The kernel would have to refuse a write within a frame that was just read.

@@ -207,6 +207,12 @@ fn damage(bytes: &mut Vec<u8>, rng: &mut Rng) {
         0 if matches!(bytes.get(12), Some(0x81 | 0x88)) => bytes.truncate(14 + rng.below(4)),
         0 => bytes.truncate(rng.below(bytes.len() + 1)),
         1 => bytes.extend(rng.bytes(40)),
+        2 if bytes.get(12) == Some(&0x08) && rng.chance(30) => {
+            let sources = [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [255, 255, 255, 255]];
+            if let Some(source) = bytes.get_mut(26..30) {
+                source.copy_from_slice(&sources[rng.below(sources.len())]);
+            }
+        }
         // A source that no router forwards: link-local, multicast, loopback.
         2 if bytes.get(12) == Some(&0x86) && rng.chance(30) => {
             let sources = [[0xfe, 0x80], [0xff, 0x01], [0, 0]];

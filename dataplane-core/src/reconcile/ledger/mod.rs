@@ -1,12 +1,13 @@
 //! What may stand in the tables, and what is free there.
 
+mod departure;
+mod reserved;
+
 use hashbrown::HashMap;
 
-use super::{
-    Footprint, FrontendFootprint, Presence, Word,
-    limbo::{Departure, Release},
-    unheld::Unheld,
-};
+pub(crate) use self::departure::Departure;
+use self::reserved::Reserved;
+use super::{Footprint, FrontendFootprint, Presence, Word, limbo::Release, unheld::Unheld};
 use crate::{
     abi::{BackendRef, SLOT_LINE_WORDS, map},
     compile::{BackendRow, Backends, FrontendRow, Indexes, Lines, ListRow, Loss, Rows, shares},
@@ -108,13 +109,6 @@ impl List {
     fn holds(&self, backend: u32) -> bool {
         self.held.binary_search_by_key(&backend, |held| held.index).is_ok()
     }
-}
-
-/// What is held for a service that waits for room.
-#[derive(Debug)]
-struct Reserved {
-    family: IpFamily,
-    backends: Vec<u32>,
 }
 
 /// A backend that a list holds.
@@ -306,44 +300,6 @@ impl Ledger {
             pool.give_back(index);
         }
         is_new
-    }
-
-    /// Holds the backends that stand for a service that waits for room and names them: they keep their places, whoever
-    /// else lets them go meanwhile.
-    fn reserve(&mut self, id: ServiceId, service: &Service) {
-        let family = service.family();
-        let mut backends = Vec::new();
-        for share in shares(service) {
-            let Ok(index) = self.backends(family).hold(share.backend, false) else {
-                continue;
-            };
-            if !self.undo_hold(family, index, false)
-                && self.backends(family).hold(share.backend, false).is_ok()
-            {
-                backends.push(index);
-            }
-        }
-        if !backends.is_empty() {
-            self.reserved.insert(id, Reserved { family, backends });
-        }
-    }
-
-    fn let_reserved_go(&mut self, reserved: Option<Reserved>) {
-        let Some(Reserved { family, backends }) = reserved else {
-            return;
-        };
-        for index in backends {
-            // No packet sees it through this: nothing waits for a grace period.
-            if self.backends(family).let_go(index, false) == Loss::LastHolder {
-                self.unheld.add(family, index);
-            }
-        }
-    }
-
-    /// A service was refused for good: nothing is held for it any more.
-    pub fn give_up(&mut self, id: ServiceId) {
-        let reserved = self.reserved.remove(&id);
-        self.let_reserved_go(reserved);
     }
 
     /// A backend that nobody holds or can name soon, and that has no place any more: its generation must be cleared.
@@ -579,49 +535,6 @@ impl Ledger {
             }
             self.leave_list(old);
         }
-    }
-
-    /// A frontend went from one list to another: backends that only the old one holds have left it.
-    fn note_departures(&mut self, frontend: &Frontend, old: u32, new: u32) {
-        let (Some(old), Some(new)) = (self.lists.get(old), self.lists.get(new)) else {
-            return;
-        };
-        let family = old.family;
-        let gone = old.held.iter().filter(|held| !new.holds(held.index));
-        let gone: Vec<u32> = gone.map(|held| held.index).collect();
-        for index in gone {
-            self.departs(family, index, frontend);
-        }
-    }
-
-    /// A backend has left a frontend. Where nobody else holds it, its generation will say so to all its flows; else it is
-    /// looked into after the grace period.
-    fn departs(&mut self, family: IpFamily, backend: u32, frontend: &Frontend) {
-        let pool = self.backends_of(family);
-        if pool.holders(backend) > 1
-            && let Some(standing) = self.frontends.get(frontend)
-        {
-            let (index, backend) = (standing.index, pool.row(backend).reference());
-            self.unlinked.push(Release::Departure(Departure { family, frontend: *frontend, index, backend }));
-        }
-    }
-
-    /// Whether the flows of a frontend to a backend that left it must be looked for: the frontend still stands, does not
-    /// have the backend again, and others have it.
-    pub fn is_departed(&self, departure: &Departure) -> bool {
-        let Departure { family, frontend, index, backend } = departure;
-        let pool = self.backends_of(*family);
-        let lives = pool.holders(backend.index()) > 0 && pool.row(backend.index()).reference() == *backend;
-        let Some(standing) = self.frontends.get(frontend).filter(|standing| standing.index == *index) else {
-            return false;
-        };
-        let has_it = |list: &u32| self.lists.get(*list).is_some_and(|list| list.holds(backend.index()));
-        let again = match &standing.word {
-            Pointer::Clear => false,
-            Pointer::Sure(list) => has_it(list),
-            Pointer::Unsure(lists) => lists.iter().any(has_it),
-        };
-        lives && !again
     }
 
     pub fn listing_is(&mut self, frontend: &Frontend, listed: Presence) {
