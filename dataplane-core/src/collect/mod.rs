@@ -116,8 +116,11 @@ impl Collector {
             Ok(Some(round)) => self.round = Some(round),
             Ok(None) => self.end(),
             Err(error) => {
-                tracing::warn!(%error, "the collector was refused a slice; it begins anew with the next round");
                 self.done.failures += 1;
+                if self.done.failures.is_power_of_two() {
+                    let failures = self.done.failures;
+                    tracing::warn!(%error, failures, "the collector was refused a slice; it begins anew later");
+                }
                 self.next_round = now + self.interval;
                 self.next_slice = self.next_round;
             }

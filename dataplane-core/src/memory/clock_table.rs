@@ -101,10 +101,14 @@ impl<K: Copy + Eq + Hash, V: Copy> ClockTable<K, V> {
         }
     }
 
-    /// The entries of a part of the table; `None` beyond the last part.
-    pub(super) fn part(&self, number: usize) -> Option<Vec<(K, V)>> {
-        let shard = self.shards.get(number)?.read();
-        Some(shard.ring.iter().flatten().map(|(key, entry)| (*key, *entry.value.lock())).collect())
+    /// The entries at `most` places from `from` on, and the place behind them: a shard and a place in its ring. `None` at
+    /// the end.
+    pub(super) fn part(&self, from: (usize, usize), most: usize) -> Option<(Vec<(K, V)>, (usize, usize))> {
+        let shard = self.shards.get(from.0)?.read();
+        let places = shard.ring.get(from.1..).unwrap_or_default();
+        let behind = if places.len() > most { (from.0, from.1 + most) } else { (from.0 + 1, 0) };
+        let entries = places.iter().take(most).flatten().map(|(key, entry)| (*key, *entry.value.lock()));
+        Some((entries.collect(), behind))
     }
 }
 
@@ -198,7 +202,8 @@ impl<K: Copy + Eq + Hash + Send + Sync, V: Copy + Send + Sync> HashTable<K, V> f
     }
 
     fn entries(&self) -> Entries<'_, K, V> {
-        Box::new((0..self.shards.len()).filter_map(|number| self.part(number)).flatten().map(Ok))
+        let parts = (0..self.shards.len()).filter_map(|number| self.part((number, 0), usize::MAX));
+        Box::new(parts.flat_map(|(entries, _)| entries).map(Ok))
     }
 }
 

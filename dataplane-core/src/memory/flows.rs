@@ -7,6 +7,13 @@ use crate::{
     tables::{FlowTable, Moment, ScanPosition, Suspect, TableError, V4, V6},
 };
 
+/// Places that a scan looks at.
+const SLICE: usize = 512;
+
+/// There are 64 shards at most.
+const PLACE_BITS: u32 = 25;
+const PLACE_MASK: u32 = (1 << PLACE_BITS) - 1;
+
 macro_rules! flow_table {
     ($family:ty, $tuple:ty, $flow:ty) => {
         impl FlowTable<$tuple, $flow> for ClockTable<$tuple, $flow> {
@@ -15,11 +22,13 @@ macro_rules! flow_table {
                 from: ScanPosition,
                 into: &mut Vec<($tuple, $flow)>,
             ) -> Result<Option<ScanPosition>, TableError> {
-                let Some(part) = self.part(from.0 as usize) else {
+                // The shard in the upper bits, the place in its ring in the others.
+                let place = ((from.0 >> PLACE_BITS) as usize, (from.0 & PLACE_MASK) as usize);
+                let Some((entries, (shard, place))) = self.part(place, SLICE) else {
                     return Ok(None);
                 };
-                into.extend(part);
-                Ok(Some(ScanPosition(from.0.saturating_add(1))))
+                into.extend(entries);
+                Ok(Some(ScanPosition((shard as u32) << PLACE_BITS | place as u32)))
             }
 
             fn collect(

@@ -9,7 +9,7 @@
 //! translate(packet), send(packet)         the only part that differs from hook to hook
 //! ```
 //!
-//! [`process`] is the whole of it. Cost: an established flow is one hash lookup, a new one three and two inserts; a
+//! [`process`] is the whole of it. Cost: an established flow is one hash lookup, a new one two and two inserts; a
 //! packet of no service two lookups. None of it depends on the number of services, backends or flows.
 
 mod collect;
