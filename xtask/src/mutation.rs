@@ -3,9 +3,11 @@
 //! The programs' sources are copied, one line of the copy is changed, and the programs are built from it. The simulator
 //! stays as it is, so the agreement test must see the two disagree, and must say so: a program that fails to load proves
 //! nothing. So must the torn-read test for what only a value that is being changed shows. Which lines are changed, and
-//! which test must catch them, stands in [`list`].
+//! which test must catch them, stands in [`list`]. What the agreement test catches must be noticed on the host, too, by
+//! tests that know nothing of the pipeline: see [`host`].
 
 mod copy;
+mod host;
 mod list;
 
 use std::{env, fs, path::Path, process::Command, time::Instant};
@@ -19,6 +21,7 @@ use crate::{
     repo,
     toolchain::Toolchain,
 };
+use host::Host;
 use list::{AGREEMENT, Mutation, TORN};
 
 /// A test, and what it must catch.
@@ -62,7 +65,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
     // What passes without a mutation is what the mutations are held against: same compiler, same copy.
     let unchanged = folder.join("unchanged.o");
-    copy::refresh(repo::root(), &tree.root)?;
+    copy::refresh(repo::root(), &tree.root, copy::FOR_PROGRAMS)?;
     programs::build_programs_with(&toolchain, &tree, &[], &unchanged)?;
 
     let mut missed = Vec::new();
@@ -81,7 +84,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             let Mutation { name, breaks, .. } = mutation;
             let started = Instant::now();
             let object = folder.join(format!("{name}.o"));
-            copy::refresh(repo::root(), &tree.root)?;
+            copy::refresh(repo::root(), &tree.root, copy::FOR_PROGRAMS)?;
             mutation.apply(&tree.root)?;
             programs::build_programs_with(&toolchain, &tree, &[], &object)?;
             // A change that the compiler sees no difference in would be "missed" for a reason of its own.
@@ -101,6 +104,22 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                         "{name} ({breaks}): MISSED, the test {test} fails without a line {finding}:\n{output}"
                     );
                     missed.push(*name);
+                }
+            }
+        }
+    }
+    if AGREEMENT.iter().any(chosen) {
+        let host = Host::new(&folder)?;
+        println!("unchanged: the host's tests pass, as they must");
+        for mutation in AGREEMENT.iter().filter(|mutation| chosen(mutation)) {
+            let started = Instant::now();
+            let caught = host.catches(mutation)?;
+            let (name, seconds) = (mutation.name, started.elapsed().as_secs());
+            match caught {
+                Some(test) => println!("{name} on the host: caught in {seconds} s by {test}"),
+                None => {
+                    println!("{name} on the host: MISSED, dataplane-core's tests pass");
+                    missed.push(name);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! A copy of the sources that the programs are built from.
+//! A copy of the sources that programs, or tests on the host, are built from.
 
 use std::{
     collections::BTreeSet,
@@ -11,17 +11,31 @@ use anyhow::{Context, Result};
 use crate::repo;
 
 /// What the programs need of a checkout: the root's manifest, of which `dataplane-core` inherits, and two crates.
-const NEEDED: [&str; 3] = ["Cargo.toml", "dataplane-core", repo::PROGRAMS];
+pub const FOR_PROGRAMS: &[&str] = &["Cargo.toml", "dataplane-core", repo::PROGRAMS];
 
-/// Makes the copy at `to` what stands at `from`. Files that are the same are left alone, so that cargo rebuilds no more
-/// than it must.
-pub fn refresh(from: &Path, to: &Path) -> Result<()> {
+/// What the workspace is.
+pub const WORKSPACE: &[&str] = &[
+    "Cargo.toml",
+    "Cargo.lock",
+    "README.md",
+    "benches",
+    "control-static",
+    "dataplane-core",
+    "dataplane-ebpf",
+    "dataplane-testkit",
+    "examples",
+    "xtask",
+];
+
+/// Makes the copy at `to` what stands at `from`, of these files and folders. Files that are the same are left alone, so
+/// that cargo rebuilds no more than it must.
+pub fn refresh(from: &Path, to: &Path, needed: &[&str]) -> Result<()> {
     let mut wanted = BTreeSet::new();
-    for path in NEEDED {
+    for path in needed {
         list(from, Path::new(path), &mut wanted)?;
     }
     let mut there = BTreeSet::new();
-    for path in NEEDED.iter().filter(|path| to.join(path).exists()) {
+    for path in needed.iter().filter(|path| to.join(path).exists()) {
         list(to, Path::new(path), &mut there)?;
     }
     for gone in there.difference(&wanted) {
