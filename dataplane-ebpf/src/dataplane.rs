@@ -216,6 +216,10 @@ impl EbpfDataplane {
     /// # Errors
     /// [`Error::Detach`] for the first that could not be taken off; the others were all the same.
     pub fn detach(self) -> Result<(), Error> {
+        self.take_off()
+    }
+
+    fn take_off(&self) -> Result<(), Error> {
         let mut outcome = Ok(());
         for attached in self.attached.lock().drain(..) {
             let index = attached.report.index;
@@ -223,6 +227,15 @@ impl EbpfDataplane {
             outcome = outcome.and(self.tables.clear_interface(index).map_err(Error::from));
         }
         outcome
+    }
+}
+
+impl Drop for EbpfDataplane {
+    fn drop(&mut self) {
+        // Not left to the fields: the tables may live on, and are not to name uplinks that nobody works on.
+        if let Err(error) = self.take_off() {
+            tracing::warn!(%error, "a dropped dataplane is not off as a whole");
+        }
     }
 }
 
