@@ -205,6 +205,10 @@ impl EbpfDataplane {
         let flags = redirect | if report.xdp_tx { INTERFACE_XDP_TX } else { 0 };
         self.tables.set_interface(&entry(&link, report.zone, flags))?;
         warnings.extend(check_interface(&self.network, &link, runs));
+        // Our programs are always at tc, too.
+        if report.xdp == XdpAttachment::Generic {
+            warnings.push(Warning::GenericXdp { interface: link.name.clone() });
+        }
         if runs && !report.xdp_redirect {
             warnings.push(Warning::XdpCannotSend { interface: link.name.clone(), veth: link.is_veth() });
         }

@@ -357,6 +357,27 @@ fn unfinished_checksums_are_warned_about() {
 }
 
 #[test]
+fn generic_xdp_is_warned_about() {
+    require_kernel!();
+    let host = Host::new("generic");
+    let of = |xdp, tc| {
+        let plane = host.open(small().uplink(Uplink::named("uplink").xdp(xdp).tc(tc))).unwrap();
+        let mut warnings = plane.warnings();
+        warnings.retain(|warning| matches!(warning, Warning::GenericXdp { .. }));
+        warnings
+    };
+    for tc in [TcMode::Auto, TcMode::Clsact] {
+        let warnings = of(XdpMode::Generic, tc);
+        assert_eq!(warnings, [Warning::GenericXdp { interface: "uplink".into() }]);
+        let text = warnings[0].to_string();
+        assert!(text.starts_with("uplink ") && text.contains("use XdpMode::Auto"), "{text}");
+        for quiet in [XdpMode::Auto, XdpMode::Native, XdpMode::Off] {
+            assert_eq!(of(quiet, tc), []);
+        }
+    }
+}
+
+#[test]
 fn xdp_sends_over_a_veth_only_where_the_other_end_takes_it() {
     require_kernel!();
     let host = Host::new("send");

@@ -41,6 +41,12 @@ pub enum Warning {
         /// Whether it is a veth, whose other end must have GRO on or an XDP program.
         veth: bool,
     },
+    /// XDP runs in the stack, in front of tc, which gets what is left without a readable link-layer header on some
+    /// kernels (Linux 6.18): connections to unknown neighbours and to backends on this host are lost there.
+    GenericXdp {
+        /// The interface.
+        interface: String,
+    },
     /// Another dataplane has a program on the same interface.
     SecondDataplane {
         /// The interface.
@@ -105,6 +111,14 @@ impl fmt::Display for Warning {
             }
             Self::XdpCannotSend { interface, veth: false } => {
                 write!(f, "the driver of {interface} takes no frames from XDP; tc sends them")
+            }
+            Self::GenericXdp { interface } => {
+                write!(
+                    f,
+                    "{interface} runs XDP in the stack (generic), which is for looking at things: on some kernels \
+                     connections to unknown neighbours and to backends on this host are lost; use XdpMode::Auto, or \
+                     XdpMode::Off where the driver has no XDP"
+                )
             }
             Self::SecondDataplane { interface, hook, program_id } => {
                 write!(
