@@ -34,6 +34,16 @@ pub enum Warning {
         /// What is known of the other end.
         peer: PeerChecksums,
     },
+    /// XDP runs on the interface, whose hardware takes VLAN tags off before, and VLANs stand on it: their frames look to
+    /// XDP like the interface's own, and are balanced as such.
+    ///
+    /// VLANs that were moved to another network namespace can't be seen, and are not warned of.
+    HiddenVlanTags {
+        /// The interface.
+        interface: String,
+        /// The VLANs on top of it, by name.
+        vlans: Vec<String>,
+    },
     /// XDP runs on the interface, but frames that it sends out of it would be lost, so it leaves them to tc.
     XdpCannotSend {
         /// The interface.
@@ -100,6 +110,14 @@ impl fmt::Display for Warning {
                     f,
                     "{interface} is a veth with XDP: unless `ethtool -K … tx off` is set at its other end, in another \
                      network namespace, connections break"
+                )
+            }
+            Self::HiddenVlanTags { interface, vlans } => {
+                write!(
+                    f,
+                    "the hardware of {interface} takes VLAN tags off before XDP sees them, so frames of {} are balanced as \
+                     {interface}'s own: `ethtool -K {interface} rxvlan off`, or XdpMode::Off",
+                    vlans.join(", ")
                 )
             }
             Self::XdpCannotSend { interface, veth: true } => {
