@@ -66,8 +66,8 @@ impl Builder {
         self
     }
 
-    /// Where locks of places on clsact are kept: `/run/forebay` unless set. It is made where it is not there; only its owner
-    /// may write to it. All processes that work on one network namespace should name the same, or they do not see each
+    /// Where locks of places on clsact are kept: `/run/forebay` unless set. It is made where it is not there; it must
+    /// belong to the effective user of this process, nobody else may write to it, and it may not be a symbolic link. All processes that work on one network namespace should name the same, or they do not see each
     /// other there. At tcx and XDP, where links tell who lives, nothing is written.
     pub fn run_directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.run_directory = Some(path.into());
@@ -84,8 +84,8 @@ impl Builder {
     /// [`Error::NoPrivilege`], [`Error::NoBpf`], [`Error::NoBtf`], [`Error::MissingFeature`]: this process or kernel
     /// can't; [`Error::CapacityZero`], [`Error::Map`]: tables of this size can't be made; [`Error::InterfaceMissing`],
     /// [`Error::InterfaceTwice`], [`Error::InterfaceNotEthernet`], [`Error::InterfaceSlotTaken`]: these are no uplinks;
-    /// [`Error::XdpTaken`], [`Error::FilterTaken`]: another's program is there; [`Error::Lock`]: a place on clsact can't
-    /// be locked; [`Error::InterfaceVanished`], [`Error::Attach`], [`Error::Load`]: the kernel refused.
+    /// [`Error::XdpTaken`], [`Error::FilterTaken`]: another's program is there; [`Error::Lock`],
+    /// [`Error::UntrustedLock`]: a place on clsact can't be locked; [`Error::InterfaceVanished`], [`Error::Attach`], [`Error::Load`]: the kernel refused.
     pub fn open(self) -> Result<EbpfDataplane, Error> {
         let mut features = Features::probe()?;
         features.tcx &= !self.no_tcx;

@@ -205,6 +205,10 @@ impl EbpfDataplane {
         let flags = redirect | if report.xdp_tx { INTERFACE_XDP_TX } else { 0 };
         self.tables.set_interface(&entry(&link, report.zone, flags))?;
         warnings.extend(check_interface(&self.network, &link, runs));
+        // Our programs are always at tc, too.
+        if report.xdp == XdpAttachment::Generic {
+            warnings.push(Warning::GenericXdp { interface: link.name.clone() });
+        }
         if runs && !report.xdp_redirect {
             warnings.push(Warning::XdpCannotSend { interface: link.name.clone(), veth: link.is_veth() });
         }
@@ -216,6 +220,10 @@ impl EbpfDataplane {
     /// # Errors
     /// [`Error::Detach`] for the first that could not be taken off; the others were all the same.
     pub fn detach(self) -> Result<(), Error> {
+        self.take_off()
+    }
+
+    fn take_off(&self) -> Result<(), Error> {
         let mut outcome = Ok(());
         for attached in self.attached.lock().drain(..) {
             let index = attached.report.index;
@@ -223,6 +231,15 @@ impl EbpfDataplane {
             outcome = outcome.and(self.tables.clear_interface(index).map_err(Error::from));
         }
         outcome
+    }
+}
+
+impl Drop for EbpfDataplane {
+    fn drop(&mut self) {
+        // Not left to the fields: the tables may live on, and are not to name uplinks that nobody works on.
+        if let Err(error) = self.take_off() {
+            tracing::warn!(%error, "a dropped dataplane is not off as a whole");
+        }
     }
 }
 

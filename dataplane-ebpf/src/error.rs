@@ -203,14 +203,26 @@ pub enum Error {
 
     /// A place on clsact can't be locked.
     #[error(
-        "cannot lock {path}, by which dataplanes see each other on clsact: its folder must be there for this process to \
-         write to, and for nobody else; see Builder::run_directory"
+        "cannot lock {path}, by which dataplanes see each other on clsact: this process must be able to write to its \
+         folder; see Builder::run_directory"
     )]
     Lock {
         /// The file, or the folder that is meant to hold it.
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+
+    /// A place on clsact can't be locked where somebody else may have a hand in it.
+    #[error(
+        "{path}, by which dataplanes see each other on clsact, is not to be trusted: {reason}; name another folder by \
+         Builder::run_directory, or remove it"
+    )]
+    UntrustedLock {
+        /// The file, or the folder that is meant to hold it.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: Distrust,
     },
 
     /// A program can't be attached.
@@ -254,6 +266,35 @@ pub enum Error {
         /// The refusal.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+/// What is wrong with a lock, or with the folder that is meant to hold it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Distrust {
+    /// It is no folder, or a symbolic link to one.
+    #[error("it is no folder of its own (a symbolic link is none)")]
+    NoFolder,
+
+    /// The folder is another user's.
+    #[error("the folder belongs to user {owner}, and this process is user {own}")]
+    Owner {
+        /// Whose it is.
+        owner: u32,
+        /// The effective user of this process.
+        own: u32,
+    },
+
+    /// Others may write to the folder.
+    #[error("others may write to the folder (mode {mode:o}): `chmod go-w`")]
+    Writable {
+        /// Its permissions.
+        mode: u32,
+    },
+
+    /// The lock is a symbolic link, or something else that is no regular file.
+    #[error("it is no regular file")]
+    NoFile,
 }
 
 impl Error {

@@ -51,7 +51,7 @@ mod uplink;
 pub use attach::{Attachment, OtherProgram, Standing, TcAttachment, XdpAttachment, XdpOff};
 pub use builder::Builder;
 pub use dataplane::{EbpfDataplane, ProgramReport};
-pub use error::Error;
+pub use error::{Distrust, Error};
 pub use object::OBJECT_VARIABLE;
 pub use probe::{Features, PeerChecksums, Privileges, Warning};
 pub use tables::KernelTables;

@@ -196,7 +196,7 @@ fn compare(object: &Object, programs: &[&str]) -> Result<(), String> {
     }
     for (name, program) in &object.programs {
         // Those that a test asks for stand where they like.
-        let known = [XDP, INGRESS, EGRESS].contains(&name.as_str());
+        let known = PROGRAMS.contains(&name.as_str());
         if (known || !programs.contains(&name.as_str())) && !has_section(name, &program.section) {
             return Err(format!("its program {name} stands in section {:?}", program.section));
         }
@@ -209,6 +209,7 @@ mod tests {
     use aya_obj::{
         EbpfSectionKind,
         maps::{LegacyMap, Map, bpf_map_def},
+        programs::XdpAttachType,
     };
 
     use super::*;
@@ -286,6 +287,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_program_in_a_wrong_section_is_refused() {
+        for name in PROGRAMS {
+            for section in [
+                ProgramSection::Xdp { frags: false, attach_type: XdpAttachType::Interface },
+                ProgramSection::SocketFilter,
+            ] {
+                let mut object = Object::parse(EMBEDDED).unwrap();
+                object.programs.get_mut(name).unwrap().section = section.clone();
+                let reason = compare(&object, &PROGRAMS).unwrap_err();
+                assert_eq!(reason, format!("its program {name} stands in section {section:?}"));
+            }
+        }
+    }
+
     /// The committed object with each occurrence of a name replaced by another of the same length.
     fn renamed(from: &str, to: &str) -> Vec<u8> {
         assert_eq!(from.len(), to.len());
@@ -311,7 +327,7 @@ mod tests {
             ("forebay_ingress", "forebay_ingresz", "it has no program forebay_ingress"),
             ("forebay_egress", "forebay_egresz", "it has no program forebay_egress"),
             ("xdp.frags", "xdp\0frags", "its program forebay_xdp stands in section Xdp { frags: false"),
-            ("classifier", "xdp\0sifier", "gress stands in section Xdp {"),
+            ("classifier", "xdp\0sifier", " stands in section Xdp {"),
             ("conntrack_v6", "conntrack_v7", "it has no map conntrack_v6"),
         ] {
             match check(&renamed(from, to), &[]) {

@@ -80,7 +80,7 @@ pub enum XdpMode {
     ///
     /// For looking at things, not for service: on Linux 6.18, tcx gets what generic XDP left without a readable
     /// link-layer header and passes it on as not ours, so connections to unknown neighbours and to backends on this host
-    /// are lost.
+    /// are lost. [`Warning::GenericXdp`](crate::Warning::GenericXdp) says so of each such uplink.
     Generic,
     /// Not at all; tc does everything.
     Off,

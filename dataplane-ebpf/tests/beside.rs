@@ -194,7 +194,7 @@ fn a_folder_for_locks_that_anybody_may_write_to_is_refused() {
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
     let open = |tc| host.open(small().run_directory(&folder).uplink(Uplink::named("uplink").tc(tc)));
     let result = open(TcMode::Clsact);
-    assert!(matches!(&result, Err(Error::Lock { path, .. }) if *path == folder), "{result:?}");
+    assert!(matches!(&result, Err(Error::UntrustedLock { path, .. }) if *path == folder), "{result:?}");
     if has_tcx() {
         open(TcMode::Tcx).unwrap().detach().unwrap();
     }

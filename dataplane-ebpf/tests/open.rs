@@ -74,6 +74,20 @@ fn the_tables_know_the_uplinks_and_the_time_outs() {
     assert_eq!(tables.interfaces().load(place, 0), Some(0));
 }
 
+/// Whoever holds the tables on, in whichever network namespace.
+#[test]
+fn a_dropped_dataplane_has_no_uplinks_in_its_tables() {
+    require_kernel!();
+    let host = Host::new("dropped");
+    let plane = host.open(small().uplink(Uplink::named("uplink").zone(7))).unwrap();
+    let tables = plane.tables();
+    let place = host.uplink.index() % INTERFACE_PLACES;
+    let entry = || [tables.interfaces().load(place, 0), tables.interfaces().load(place, 1)];
+    assert_ne!(entry(), [Some(0), Some(0)]);
+    drop(plane);
+    assert_eq!(entry(), [Some(0), Some(0)]);
+}
+
 /// Every hook sees packets, and none does after the dataplane has gone: by the program's own counters.
 #[test]
 fn attached_programs_see_packets_until_they_are_detached() {
@@ -340,6 +354,27 @@ fn unfinished_checksums_are_warned_about() {
     let plane = host.open(small().uplink(Uplink::named("uplink").xdp(XdpMode::Native))).unwrap();
     let unknown = Warning::UnfinishedChecksums { interface: "uplink".into(), peer: PeerChecksums::Unknown };
     assert!(plane.warnings().contains(&unknown), "{:?}", plane.warnings());
+}
+
+#[test]
+fn generic_xdp_is_warned_about() {
+    require_kernel!();
+    let host = Host::new("generic");
+    let of = |xdp, tc| {
+        let plane = host.open(small().uplink(Uplink::named("uplink").xdp(xdp).tc(tc))).unwrap();
+        let mut warnings = plane.warnings();
+        warnings.retain(|warning| matches!(warning, Warning::GenericXdp { .. }));
+        warnings
+    };
+    for tc in [TcMode::Auto, TcMode::Clsact] {
+        let warnings = of(XdpMode::Generic, tc);
+        assert_eq!(warnings, [Warning::GenericXdp { interface: "uplink".into() }]);
+        let text = warnings[0].to_string();
+        assert!(text.starts_with("uplink ") && text.contains("use XdpMode::Auto"), "{text}");
+        for quiet in [XdpMode::Auto, XdpMode::Native, XdpMode::Off] {
+            assert_eq!(of(quiet, tc), []);
+        }
+    }
 }
 
 #[test]

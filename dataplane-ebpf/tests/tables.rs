@@ -256,6 +256,37 @@ fn words_are_those_of_the_kernel() {
     );
 }
 
+/// Under the names that the kernel has, of which it keeps 15 bytes.
+#[test]
+fn every_table_can_be_had_by_name() {
+    require_kernel!();
+    let plane = small().open().unwrap();
+    let tables = plane.tables();
+    for name in [
+        map::SERVICES_V4,
+        map::SERVICES_V6,
+        map::SERVICE_WORDS,
+        map::SLOTS,
+        map::BACKENDS_V4,
+        map::BACKENDS_V6,
+        map::CONNTRACK_V4,
+        map::CONNTRACK_V6,
+        map::CONFIG,
+        map::INTERFACES,
+        map::COUNTERS,
+        map::SERVICE_COUNTERS,
+        map::SUSPECTS_V4,
+        map::SUSPECTS_V6,
+        map::COLLECTOR,
+        map::TEST_INPUTS,
+    ] {
+        let fd = tables.map_fd(name).unwrap_or_else(|| panic!("there is no {name}"));
+        let info = MapData::from_fd(fd.try_clone_to_owned().unwrap()).unwrap().info().unwrap();
+        assert_eq!(info.name_as_str(), Some(&name[..name.len().min(15)]));
+    }
+    assert!(tables.map_fd("no_such_table").is_none());
+}
+
 #[test]
 fn counters_are_sums_over_cpus() {
     require_kernel!();

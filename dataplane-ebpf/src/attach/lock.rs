@@ -1,7 +1,8 @@
 //! What tells the filters of a living dataplane from those that a killed one left behind: a locked file (flock(2)), which
 //! the kernel unlocks with the process.
 //!
-//! In a folder that only its owner may write to, so that nobody else can hold the lock, or keep us from it.
+//! In a folder that is ours and that nobody else may write to, so that nobody else can hold the lock, keep us from it, or
+//! put a link in its place that has us write elsewhere.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -9,6 +10,8 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
+
+use crate::{Error, error::Distrust};
 
 /// Where locks are, unless the embedder says otherwise.
 pub(crate) const RUN_DIRECTORY: &str = "/run/forebay";
@@ -33,22 +36,16 @@ impl Lock {
     /// Takes the lock of this name, without waiting. The folder is made where it is not there.
     ///
     /// # Errors
-    /// The kernel's, with the path; [`io::ErrorKind::PermissionDenied`] where others may write to the folder.
-    pub(super) fn take(directory: &Path, name: &str) -> Result<Attempt, (PathBuf, io::Error)> {
-        Self::keep(directory).map_err(|error| (directory.to_owned(), error))?;
+    /// [`Error::Lock`], [`Error::UntrustedLock`].
+    pub(super) fn take(directory: &Path, name: &str) -> Result<Attempt, Error> {
+        // Without a slash at the end, behind which a link would be followed.
+        let directory: PathBuf = directory.components().collect();
+        keep(&directory).map_err(|refusal| refusal.of(&directory))?;
         let path = directory.join(name);
-        Self::try_take(&path).map_err(|error| (path, error))
+        Self::try_take(&path).map_err(|refusal| refusal.of(&path))
     }
 
-    fn keep(directory: &Path) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        if fs::metadata(directory)?.mode() & 0o022 != 0 {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "others may write to this folder"));
-        }
-        Ok(())
-    }
-
-    fn try_take(path: &Path) -> io::Result<Attempt> {
+    fn try_take(path: &Path) -> Result<Attempt, Refusal> {
         loop {
             let mut file = OpenOptions::new()
                 .read(true)
@@ -56,7 +53,17 @@ impl Lock {
                 .create(true)
                 .truncate(false)
                 .mode(0o600)
-                .open(path)?;
+                // Of what may stand there, a terminal is not to become ours, and nothing is to be waited for.
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_NONBLOCK)
+                .open(path)
+                .map_err(|error| match error.raw_os_error() {
+                    // A link, a folder, a socket.
+                    Some(libc::ELOOP | libc::EISDIR | libc::ENXIO) => Refusal::Untrusted(Distrust::NoFile),
+                    _ => Refusal::System(error),
+                })?;
+            if !file.metadata()?.is_file() {
+                return Err(Refusal::Untrusted(Distrust::NoFile));
+            }
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
@@ -64,13 +71,13 @@ impl Lock {
                     file.read_to_string(&mut text)?;
                     return Ok(Attempt::Taken(text.trim().parse().ok()));
                 }
-                Err(TryLockError::Error(error)) => return Err(error),
+                Err(TryLockError::Error(error)) => return Err(error.into()),
             }
             // Who had it before may have removed the file between our opening and our locking it.
-            let named = match fs::metadata(path) {
+            let named = match fs::symlink_metadata(path) {
                 Ok(named) => (named.dev(), named.ino()),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             };
             let held = file.metadata()?;
             if named == (held.dev(), held.ino()) {
@@ -78,6 +85,50 @@ impl Lock {
                 writeln!(file, "{}", std::process::id())?;
                 return Ok(Attempt::Held(Self { path: path.to_owned(), _file: file }));
             }
+        }
+    }
+}
+
+/// Makes the folder where it is not there, and looks whether it can be trusted.
+fn keep(directory: &Path) -> Result<(), Refusal> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).or_else(|error| {
+        // What stands there is looked at next.
+        if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
+    })?;
+    let found = fs::symlink_metadata(directory)?;
+    // The folder of a process belongs to its effective user, also where the rest of it is root's (proc(5)).
+    let own = fs::metadata("/proc/self")?.uid();
+    let distrust = if !found.is_dir() {
+        Distrust::NoFolder
+    } else if found.uid() != own {
+        Distrust::Owner { owner: found.uid(), own }
+    } else if found.mode() & 0o022 != 0 {
+        Distrust::Writable { mode: found.mode() & 0o7777 }
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::Untrusted(distrust))
+}
+
+/// Why a lock can't be taken.
+#[derive(Debug)]
+enum Refusal {
+    System(io::Error),
+    Untrusted(Distrust),
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
+}
+
+impl Refusal {
+    fn of(self, path: &Path) -> Error {
+        let path = path.to_owned();
+        match self {
+            Self::System(source) => Error::Lock { path, source },
+            Self::Untrusted(reason) => Error::UntrustedLock { path, reason },
         }
     }
 }
@@ -94,9 +145,14 @@ impl Drop for Lock {
 #[cfg(test)]
 mod tests {
     use std::{
-        os::unix::fs::PermissionsExt as _,
+        os::unix::{
+            fs::{PermissionsExt as _, chown, symlink},
+            net::UnixListener,
+        },
         sync::atomic::{AtomicU32, Ordering},
     };
+
+    use dataplane_testkit::require_kernel;
 
     use super::*;
 
@@ -114,6 +170,14 @@ mod tests {
     impl Drop for Folder {
         fn drop(&mut self) {
             fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    /// What is said of a lock that is refused.
+    fn distrust(directory: &Path, name: &str) -> (PathBuf, Distrust) {
+        match Lock::take(directory, name) {
+            Err(Error::UntrustedLock { path, reason }) => (path, reason),
+            other => panic!("{directory:?}, {name}: {other:?}"),
         }
     }
 
@@ -146,8 +210,54 @@ mod tests {
     fn a_folder_that_others_may_write_to_is_refused() {
         let folder = Folder::new("open");
         fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o777)).unwrap();
-        let (path, error) = Lock::take(&folder.0, "x").unwrap_err();
-        assert_eq!((path, error.kind()), (folder.0.clone(), io::ErrorKind::PermissionDenied));
+        assert_eq!(distrust(&folder.0, "x"), (folder.0.clone(), Distrust::Writable { mode: 0o777 }));
+    }
+
+    #[test]
+    fn a_folder_of_somebody_else_is_refused() {
+        require_kernel!();
+        let folder = Folder::new("owner");
+        chown(&folder.0, Some(65_534), None).unwrap();
+        let reason = Distrust::Owner { owner: 65_534, own: 0 };
+        assert_eq!(distrust(&folder.0, "x"), (folder.0.clone(), reason));
+        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
+    }
+
+    /// Whoever may write to the folder above could have the link point elsewhere later.
+    #[test]
+    fn a_link_to_a_folder_is_refused() {
+        let folder = Folder::new("link");
+        let (real, link) = (folder.0.join("real"), folder.0.join("link"));
+        DirBuilder::new().mode(0o700).create(&real).unwrap();
+        symlink(&real, &link).unwrap();
+        for path in [link.clone(), link.join(""), link.join(".")] {
+            assert_eq!(distrust(&path, "x"), (link.clone(), Distrust::NoFolder));
+        }
+        fs::write(folder.0.join("file"), "").unwrap();
+        symlink(folder.0.join("nothing"), folder.0.join("dangling")).unwrap();
+        for name in ["file", "dangling"] {
+            let path = folder.0.join(name);
+            assert_eq!(distrust(&path, "x"), (path, Distrust::NoFolder));
+        }
+        assert_eq!(fs::read_dir(&real).unwrap().count(), 0);
+        assert!(Lock::take(&real.join(""), "x").is_ok());
+    }
+
+    /// A planted link would have us make, empty and write to a file elsewhere.
+    #[test]
+    fn a_lock_that_is_no_file_is_refused() {
+        let folder = Folder::new("planted");
+        let victim = folder.0.join("victim");
+        fs::write(&victim, "text").unwrap();
+        symlink(&victim, folder.0.join("link")).unwrap();
+        symlink(folder.0.join("nothing"), folder.0.join("dangling")).unwrap();
+        fs::create_dir(folder.0.join("folder")).unwrap();
+        let _socket = UnixListener::bind(folder.0.join("socket")).unwrap();
+        for name in ["link", "dangling", "folder", "socket"] {
+            assert_eq!(distrust(&folder.0, name), (folder.0.join(name), Distrust::NoFile));
+        }
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "text");
+        assert!(!folder.0.join("nothing").exists());
     }
 
     /// Holders that come and go at once: never two of them, though each removes the file.

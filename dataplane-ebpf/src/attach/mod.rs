@@ -212,7 +212,7 @@ impl Attached {
     /// Attaches to an interface: tc first, then XDP.
     ///
     /// # Errors
-    /// [`Error::XdpTaken`], [`Error::FilterTaken`], [`Error::Lock`], [`Error::Attach`], [`Error::InterfaceVanished`].
+    /// [`Error::XdpTaken`], [`Error::FilterTaken`], [`Error::Lock`], [`Error::UntrustedLock`], [`Error::Attach`], [`Error::InterfaceVanished`].
     /// Then nothing is left attached.
     pub(crate) fn new(means: Means<'_>, uplink: &Uplink, link: &LinkState) -> Result<Self, Error> {
         let Means { network, programs, tcx, run_directory } = means;

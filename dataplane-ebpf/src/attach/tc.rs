@@ -80,13 +80,12 @@ impl TcLinks {
         // Interfaces have their indexes in each network namespace anew.
         let namespace = network.namespace().unwrap_or(0);
         let lock = format!("clsact-{namespace}-{}-{priority}.lock", link.index);
-        let lock = match Lock::take(run_directory, &lock) {
-            Ok(Attempt::Held(lock)) => lock,
-            Ok(Attempt::Taken(holder)) => {
+        let lock = match Lock::take(run_directory, &lock)? {
+            Attempt::Held(lock) => lock,
+            Attempt::Taken(holder) => {
                 let holder = holder.map_or_else(String::new, |process| format!(", process {process}"));
                 return Err(taken(hook, format!("another dataplane's that is alive{holder}")));
             }
-            Err((path, source)) => return Err(Error::Lock { path, source }),
         };
         let create = |program, ingress, name, hook| {
             let place = FilterPlace { interface: link.index, ingress, priority, handle: HANDLE };

@@ -11,6 +11,7 @@ use super::{
 
 const RTM_GETLINK: u16 = 18;
 const ACK: u16 = 4;
+const DUMP: u16 = 0x300;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -110,6 +111,18 @@ pub(super) fn by_index(netlink: &Netlink, index: u32, namespace: Option<i32>) ->
     answer(netlink, request)
 }
 
+/// The names of the interfaces of a kind that are joined to the one of this index, all in our network namespace.
+pub(super) fn joined_to(netlink: &Netlink, index: u32, kind: &str) -> io::Result<Vec<String>> {
+    let request = Request::new(RTM_GETLINK, DUMP, &InterfaceMessage::default());
+    // The kernel lists this kind only, or everything where it has never made one of it.
+    let bodies = netlink.ask(request.nest(IFLA_LINKINFO, |info| info.text(IFLA_INFO_KIND, kind)))?;
+    let links = bodies.iter().filter_map(|body| parse(body));
+    let joined = links.filter(|link| {
+        link.kind.as_deref() == Some(kind) && link.peer == Some(index) && link.peer_namespace.is_none()
+    });
+    Ok(joined.map(|link| link.name).collect())
+}
+
 fn answer(netlink: &Netlink, request: Request) -> io::Result<LinkState> {
     let bodies = netlink.ask(request)?;
     bodies.first().and_then(|body| parse(body)).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADMSG))
@@ -170,7 +183,26 @@ pub(super) fn reverse_path_filter_of_all(netlink: &Netlink) -> io::Result<u32> {
 
 #[cfg(test)]
 mod tests {
+    use dataplane_testkit::{
+        net::{Namespace, veth},
+        require_kernel,
+    };
+
     use super::*;
+
+    /// Pairs stand for VLANs here, which not every kernel has: both are joined to another interface.
+    #[test]
+    fn interfaces_that_are_joined_to_one_are_listed() {
+        require_kernel!();
+        let (host, other) = (Namespace::new("joined").unwrap(), Namespace::new("joined far").unwrap());
+        let netlink = host.run(|| Netlink::open(libc::NETLINK_ROUTE).unwrap());
+        let (one, _) = veth(&host, "one", &host, "two").unwrap();
+        let (far, _) = veth(&host, "far", &other, "there").unwrap();
+        let joined = |index, kind: &str| joined_to(&netlink, index, kind).unwrap();
+        assert_eq!(joined(one.index(), "veth"), ["two"]);
+        assert_eq!(joined(one.index(), "vlan"), [""; 0]);
+        assert_eq!(joined(far.index(), "veth"), [""; 0]);
+    }
 
     #[test]
     fn every_namespace_has_a_loopback() {

@@ -106,6 +106,17 @@ impl Network {
         ethtool::leaves_checksums_open(self.route.as_fd(), interface).ok()
     }
 
+    /// Whether the interface's hardware takes VLAN tags off; `None` where it does not tell.
+    pub(crate) fn takes_vlan_tags_off(&self, interface: &str) -> Option<bool> {
+        ethtool::takes_vlan_tags_off(self.route.as_fd(), interface).ok()
+    }
+
+    /// The names of the VLANs on top of an interface, as far as they are in the same network namespace; none where the
+    /// kernel does not tell.
+    pub(crate) fn vlans_on(&self, index: u32) -> Vec<String> {
+        link::joined_to(&self.route, index, "vlan").unwrap_or_default()
+    }
+
     /// The name of the interface's driver; `None` where it does not tell.
     pub(crate) fn driver(&self, interface: &str) -> Option<String> {
         ethtool::driver(self.route.as_fd(), interface).ok()

@@ -34,12 +34,28 @@ pub enum Warning {
         /// What is known of the other end.
         peer: PeerChecksums,
     },
+    /// XDP runs on the interface, whose hardware takes VLAN tags off before, and VLANs stand on it: their frames look to
+    /// XDP like the interface's own, and are balanced as such.
+    ///
+    /// VLANs that were moved to another network namespace can't be seen, and are not warned of.
+    HiddenVlanTags {
+        /// The interface.
+        interface: String,
+        /// The VLANs on top of it, by name.
+        vlans: Vec<String>,
+    },
     /// XDP runs on the interface, but frames that it sends out of it would be lost, so it leaves them to tc.
     XdpCannotSend {
         /// The interface.
         interface: String,
         /// Whether it is a veth, whose other end must have GRO on or an XDP program.
         veth: bool,
+    },
+    /// XDP runs in the stack, in front of tc, which gets what is left without a readable link-layer header on some
+    /// kernels (Linux 6.18): connections to unknown neighbours and to backends on this host are lost there.
+    GenericXdp {
+        /// The interface.
+        interface: String,
     },
     /// Another dataplane has a program on the same interface.
     SecondDataplane {
@@ -96,6 +112,14 @@ impl fmt::Display for Warning {
                      network namespace, connections break"
                 )
             }
+            Self::HiddenVlanTags { interface, vlans } => {
+                write!(
+                    f,
+                    "the hardware of {interface} takes VLAN tags off before XDP sees them, so frames of {} are balanced as \
+                     {interface}'s own: `ethtool -K {interface} rxvlan off`, or XdpMode::Off",
+                    vlans.join(", ")
+                )
+            }
             Self::XdpCannotSend { interface, veth: true } => {
                 write!(
                     f,
@@ -105,6 +129,14 @@ impl fmt::Display for Warning {
             }
             Self::XdpCannotSend { interface, veth: false } => {
                 write!(f, "the driver of {interface} takes no frames from XDP; tc sends them")
+            }
+            Self::GenericXdp { interface } => {
+                write!(
+                    f,
+                    "{interface} runs XDP in the stack (generic), which is for looking at things: on some kernels \
+                     connections to unknown neighbours and to backends on this host are lost; use XdpMode::Auto, or \
+                     XdpMode::Off where the driver has no XDP"
+                )
             }
             Self::SecondDataplane { interface, hook, program_id } => {
                 write!(

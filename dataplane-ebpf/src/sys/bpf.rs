@@ -32,11 +32,15 @@ unsafe fn bpf(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<RawFd> 
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, command as libc::c_long, std::ptr::from_mut(attributes), ATTRIBUTES)
     };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(RawFd::try_from(result).unwrap_or(RawFd::MAX))
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { returned(result) }
+}
+
+/// What a command returns: 0, a length, or a descriptor.
+///
+/// # Errors
+/// EOVERFLOW where it can't be any of these.
+fn returned(result: libc::c_long) -> io::Result<RawFd> {
+    RawFd::try_from(result).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))
 }
 
 /// Runs a command that returns a new file descriptor.
@@ -564,6 +568,13 @@ mod tests {
 
     use super::*;
     use crate::{EbpfDataplane, object::INGRESS};
+
+    #[test]
+    fn a_number_that_is_no_descriptor_is_not_made_one() {
+        assert_eq!(returned(libc::c_long::from(RawFd::MAX)).unwrap(), RawFd::MAX);
+        let beyond = libc::c_long::from(RawFd::MAX).checked_add(1).unwrap();
+        assert_eq!(returned(beyond).unwrap_err().raw_os_error(), Some(libc::EOVERFLOW));
+    }
 
     /// As in a child between fork and exec.
     #[test]

@@ -8,6 +8,8 @@ use std::{
 
 const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GTXCSUM: u32 = 0x16;
+const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 
 #[repr(C)]
 struct DriverInfo {
@@ -63,6 +65,16 @@ pub(crate) fn leaves_checksums_open(socket: BorrowedFd<'_>, interface: &str) -> 
     let mut value = Value { command: ETHTOOL_GTXCSUM, data: 0 };
     request(socket, interface, &mut value)?;
     Ok(value.data != 0)
+}
+
+/// Whether the interface's hardware takes the VLAN tag off what it receives, and hands it on beside the frame.
+///
+/// # Errors
+/// As [`driver`].
+pub(crate) fn takes_vlan_tags_off(socket: BorrowedFd<'_>, interface: &str) -> io::Result<bool> {
+    let mut value = Value { command: ETHTOOL_GFLAGS, data: 0 };
+    request(socket, interface, &mut value)?;
+    Ok(value.data & ETH_FLAG_RXVLAN != 0)
 }
 
 fn request<T: Request>(socket: BorrowedFd<'_>, interface: &str, data: &mut T) -> io::Result<()> {

@@ -18,20 +18,36 @@ use crate::sys::bpf::{BatchCursor, Program};
 /// How many entries a scan reads at once, at the least: whole buckets.
 const SLICE: usize = 512;
 
-/// The words of the collector's programs. Who holds them has the programs for itself.
-pub(super) type Looks = Arc<Mutex<MappedWords>>;
+/// The words of the collector's programs.
+#[derive(Debug)]
+pub(super) struct Looks {
+    pub(super) words: MappedWords,
+    /// Who holds it has the words and the programs for itself.
+    turn: Mutex<()>,
+}
+
+impl Looks {
+    pub(super) fn new(words: MappedWords) -> Self {
+        Self { words, turn: Mutex::new(()) }
+    }
+}
 
 /// A conntrack table, and how to look at its entries.
 #[derive(Debug)]
 pub(super) struct KernelFlows<K, V> {
     pub(super) hash: KernelHash<K, V>,
     suspects: MappedWords,
-    looks: Looks,
+    looks: Arc<Looks>,
     program: Program,
 }
 
 impl<K: Plain, V: Plain> KernelFlows<K, V> {
-    pub(super) fn new(hash: KernelHash<K, V>, suspects: MappedWords, looks: Looks, program: Program) -> Self {
+    pub(super) fn new(
+        hash: KernelHash<K, V>,
+        suspects: MappedWords,
+        looks: Arc<Looks>,
+        program: Program,
+    ) -> Self {
         Self { hash, suspects, looks, program }
     }
 
@@ -40,9 +56,15 @@ impl<K: Plain, V: Plain> KernelFlows<K, V> {
         &self.suspects
     }
 
+    /// The words that both families' programs share.
+    pub(super) fn looks(&self) -> &MappedWords {
+        &self.looks.words
+    }
+
     /// Looks at some suspects, as many as there is room for.
     fn look(&self, suspects: &[Suspect<K>], now: u64, fates: &mut Vec<Fate>) -> Result<(), TableError> {
-        let looks = self.looks.lock();
+        let _turn = self.looks.turn.lock();
+        let looks = &self.looks.words;
         for (suspect, index) in suspects.iter().zip(0..) {
             self.suspects.store(index, &words(suspect))?;
         }

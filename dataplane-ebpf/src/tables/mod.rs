@@ -20,11 +20,14 @@ use dataplane_core::{
     pipeline::{Tick, Timeouts},
     tables::{Store, TableError, Tables, WordArray},
 };
-use parking_lot::Mutex;
 use zerocopy::transmute;
 
 pub(crate) use self::{array::MappedWords, hash::KernelHash};
-use self::{counters::KernelCounters, flows::KernelFlows, grace::GracePeriod};
+use self::{
+    counters::KernelCounters,
+    flows::{KernelFlows, Looks},
+    grace::GracePeriod,
+};
 use crate::{
     Error,
     object::{MAPS, MapSpec},
@@ -87,7 +90,7 @@ impl KernelTables {
             source,
         })?;
         let looks = mapped(map::COLLECTOR, take(map::COLLECTOR)?, 1)?;
-        let looks = Arc::new(Mutex::new(looks));
+        let looks = Arc::new(Looks::new(looks));
         let flows_v4 = KernelFlows::new(
             KernelHash::new(map::CONNTRACK_V4, take(map::CONNTRACK_V4)?, batch),
             mapped(map::SUSPECTS_V4, take(map::SUSPECTS_V4)?, 5)?,
@@ -154,6 +157,7 @@ impl KernelTables {
             map::CONNTRACK_V6 => self.flows_v6.hash.map(),
             map::SUSPECTS_V4 => self.flows_v4.suspects().map(),
             map::SUSPECTS_V6 => self.flows_v6.suspects().map(),
+            map::COLLECTOR => self.flows_v4.looks().map(),
             map::COUNTERS => counters,
             map::SERVICE_COUNTERS => service_counters,
             map::TEST_INPUTS => self.test_inputs.map(),
