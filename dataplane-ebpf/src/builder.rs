@@ -12,7 +12,11 @@ use aya::{
     maps::MapError,
     programs::{Program, ProgramError},
 };
-use dataplane_core::{abi::INTERFACE_PLACES, pipeline::Timeouts, tables::Capacity};
+use dataplane_core::{
+    abi::{INTERFACE_PLACES, SLOT_LINE_WORDS, map},
+    pipeline::Timeouts,
+    tables::Capacity,
+};
 
 use crate::{
     EbpfDataplane, Error,
@@ -82,7 +86,7 @@ impl Builder {
     ///
     /// # Errors
     /// [`Error::NoPrivilege`], [`Error::NoBpf`], [`Error::NoBtf`], [`Error::MissingFeature`]: this process or kernel
-    /// can't; [`Error::CapacityZero`], [`Error::Map`]: tables of this size can't be made; [`Error::InterfaceMissing`],
+    /// can't; [`Error::CapacityZero`], [`Error::CapacityTooSmall`], [`Error::Map`]: tables of this size can't be made; [`Error::InterfaceMissing`],
     /// [`Error::InterfaceTwice`], [`Error::InterfaceNotEthernet`], [`Error::InterfaceSlotTaken`]: these are no uplinks;
     /// [`Error::XdpTaken`], [`Error::FilterTaken`]: another's program is there; [`Error::Lock`],
     /// [`Error::UntrustedLock`]: a place on clsact can't be locked; [`Error::InterfaceVanished`], [`Error::Attach`], [`Error::Load`]: the kernel refused.
@@ -166,10 +170,19 @@ impl Builder {
 }
 
 fn check_capacity(capacity: &Capacity) -> Result<(), Error> {
-    match MAPS.iter().find(|spec| (spec.entries)(capacity) == 0) {
-        Some(spec) => Err(Error::CapacityZero { table: spec.name }),
-        None => Ok(()),
+    if let Some(spec) = MAPS.iter().find(|spec| (spec.entries)(capacity) == 0) {
+        return Err(Error::CapacityZero { table: spec.name });
     }
+    // An LRU table keeps some of its entries for each CPU, and the first line of the slots is never given out: with less
+    // than this they open, and serve nothing.
+    for (table, capacity, minimum) in
+        [(map::CONNTRACK_V4, capacity.conntrack, 64), (map::SLOTS, capacity.slots, 2 * SLOT_LINE_WORDS)]
+    {
+        if capacity < minimum {
+            return Err(Error::CapacityTooSmall { table, capacity, minimum });
+        }
+    }
+    Ok(())
 }
 
 fn load_program(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<(), Error> {
@@ -224,6 +237,13 @@ mod tests {
         let error = check_capacity(&Capacity { slots: 0, ..Capacity::default() }).unwrap_err();
         assert!(matches!(error, Error::CapacityZero { table: "slots" }));
         assert!(check_capacity(&Capacity::small()).is_ok());
+        for (small, table) in [
+            (Capacity { slots: 8, ..Capacity::default() }, "slots"),
+            (Capacity { conntrack: 63, ..Capacity::default() }, "conntrack_v4"),
+        ] {
+            let error = check_capacity(&small).unwrap_err();
+            assert!(matches!(error, Error::CapacityTooSmall { table: found, .. } if found == table));
+        }
     }
 
     #[test]

@@ -75,8 +75,22 @@ pub enum Error {
         table: &'static str,
     },
 
+    /// A table was to have too few entries to work.
+    #[error("table {table} was to have room for {capacity}, and needs {minimum} at least: raise Capacity")]
+    CapacityTooSmall {
+        /// The table.
+        table: &'static str,
+        /// What was asked for.
+        capacity: u32,
+        /// The least.
+        minimum: u32,
+    },
+
     /// A table can't be made or mapped.
-    #[error("cannot {operation} table {table} of {capacity} entries: is there memory for it? See Capacity")]
+    #[error(
+        "cannot {operation} table {table} of {capacity} entries: is there memory for it, and does the kernel allow tables \
+         of this size (it says \"Argument list too long\" where not)? See Capacity"
+    )]
     Map {
         /// What was being done.
         operation: &'static str,

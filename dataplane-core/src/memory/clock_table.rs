@@ -42,6 +42,9 @@ struct Shard<K, V> {
 const SMALLEST_SHARD: u32 = 1024;
 const MOST_SHARDS: u32 = 64;
 
+/// A shard, and a place in its ring.
+type Place = (usize, usize);
+
 impl<K: Copy + Eq + Hash, V: Copy> ClockTable<K, V> {
     pub(super) fn new(name: &'static str, capacity: u32) -> Self {
         let count = (capacity / SMALLEST_SHARD).clamp(1, MOST_SHARDS);
@@ -101,9 +104,8 @@ impl<K: Copy + Eq + Hash, V: Copy> ClockTable<K, V> {
         }
     }
 
-    /// The entries at `most` places from `from` on, and the place behind them: a shard and a place in its ring. `None` at
-    /// the end.
-    pub(super) fn part(&self, from: (usize, usize), most: usize) -> Option<(Vec<(K, V)>, (usize, usize))> {
+    /// The entries at `most` places from `from` on, and the place behind them. `None` at the end.
+    pub(super) fn part(&self, from: Place, most: usize) -> Option<(Vec<(K, V)>, Place)> {
         let shard = self.shards.get(from.0)?.read();
         let places = shard.ring.get(from.1..).unwrap_or_default();
         let behind = if places.len() > most { (from.0, from.1 + most) } else { (from.0 + 1, 0) };

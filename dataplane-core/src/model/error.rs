@@ -58,6 +58,14 @@ pub enum ModelError {
         /// The backend that stands there twice.
         backend: SocketAddr,
     },
+    /// A backend is where the service itself is: its packets would come back for ever.
+    #[error("service {service} has its own frontend {backend} as a backend: name the address of a host")]
+    OwnFrontend {
+        /// The service.
+        service: ServiceName,
+        /// The backend that is a frontend.
+        backend: SocketAddr,
+    },
     /// Frontends and backends of one service must all be IPv4 or all be IPv6.
     #[error(
         "service {service} is {expected} by its first frontend, but {address} is not: \

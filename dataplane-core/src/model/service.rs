@@ -119,6 +119,12 @@ impl ServiceBuilder {
             if !seen.insert(address) {
                 return Err(ModelError::DuplicateBackend { service, backend: address });
             }
+            let is_here = |frontend: &Frontend| {
+                (frontend.address(), frontend.port().get()) == (address.ip(), address.port())
+            };
+            if frontends.iter().any(is_here) {
+                return Err(ModelError::OwnFrontend { service, backend: address });
+            }
         }
         Ok(Service { name: service, frontends, backends })
     }
@@ -157,6 +163,9 @@ mod tests {
         let two = [backend("192.0.2.1"), backend("192.0.2.1").draining()];
         let twice = Service::builder("web").frontend(one).backends(two).build();
         assert!(matches!(twice, Err(ModelError::DuplicateBackend { .. })), "{twice:?}");
+        let own = Backend::new(one.address(), one.port().get()).unwrap();
+        let own = Service::builder("web").frontend(one).backend(own).build();
+        assert!(matches!(own, Err(ModelError::OwnFrontend { .. })), "{own:?}");
     }
 
     #[test]

@@ -112,10 +112,8 @@ pub struct Lives {
 impl Lives {
     /// Notes who is there now. Who comes anew begins another life.
     pub fn note(&mut self, present: [bool; BACKENDS]) {
-        for i in 0..BACKENDS {
-            if present[i] && !self.present[i] {
-                self.lives[i] += 1;
-            }
+        for ((lives, before), now) in self.lives.iter_mut().zip(self.present).zip(present) {
+            *lives += u32::from(now && !before);
         }
         self.present = present;
     }
