@@ -33,7 +33,7 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        Self::with(|store| Controller::new(store))
+        Self::with(Controller::new)
     }
 
     fn with(control: impl FnOnce(Arc<dyn Store>) -> Controller) -> Self {
