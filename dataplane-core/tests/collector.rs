@@ -1,18 +1,20 @@
 //! The collector, on tables in memory: flows that are over go, no other does.
 #![allow(clippy::unwrap_used, reason = "a test: a panic is its failure")]
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{cell::Cell, net::SocketAddr, sync::Arc, time::Duration};
 
 use dataplane_core::{
     Controller, NextWake, SourceHandle,
+    abi::{FLOW_REPLY, FlowV4, StateWord, TupleV4},
     memory::{MemoryTables, SimulatedInterface, Simulator, Target},
     model::{Backend, Frontend, Protocol, Service},
-    pipeline::{Hook, Verdict},
+    pipeline::{Hook, Seen, Timeouts, Verdict},
     source::Precedence,
     tables::{Capacity, Store},
 };
 use dataplane_testkit::{
     conformance::settle,
+    faulty::FaultyStore,
     frames::{Dissected, Frame, flags},
 };
 
@@ -31,10 +33,14 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
+        Self::with(Controller::new)
+    }
+
+    fn with(control: impl FnOnce(Arc<dyn Store>) -> Controller) -> Self {
         let mut simulator = Simulator::new(Arc::new(MemoryTables::new(Capacity::small())));
         simulator.add_interface(SimulatedInterface::new(2, MAC)).unwrap();
         simulator.routes_mut().insert("0.0.0.0/0".parse().unwrap(), Target::Link(2));
-        let control = Controller::new(simulator.tables().clone());
+        let control = control(simulator.tables().clone());
         let agent = control.register("agent", Precedence::default()).unwrap();
         agent.synced();
         let mut host = Self { simulator, control, agent, now: Duration::ZERO };
@@ -94,6 +100,16 @@ impl Host {
 
     fn entries(&self) -> u32 {
         self.simulator.tables().conntrack_v4().fill().unwrap()
+    }
+
+    /// The only connection's entry of one direction.
+    fn half(&self, replies: bool) -> (TupleV4, FlowV4) {
+        let mut entries = self.simulator.tables().conntrack_v4().entries().map(Result::unwrap);
+        entries.find(|(_, flow)| (flow.flags & FLOW_REPLY != 0) == replies).unwrap()
+    }
+
+    fn is_condemned(&self, replies: bool) -> bool {
+        Seen::from(self.half(replies).1.state).is_condemned()
     }
 }
 
@@ -259,4 +275,118 @@ fn a_draining_backend_that_leaves_a_shared_service_loses_its_flows_there() {
         host.collect(2);
         assert_eq!(host.ask(1, 53), expected.parse().unwrap());
     }
+}
+
+/// Between two timed rounds there may be others, which only look for what is revoked.
+#[test]
+fn a_round_for_the_sake_of_a_revoked_flow_brings_no_other_nearer_its_end() {
+    let mut host = Host::new();
+    host.serve("dns", 53, &[ONE]);
+    host.serve("log", 514, &[ONE]);
+    host.ask(2, 514);
+    host.pass(Duration::from_secs(61));
+    host.ask(1, 53);
+    host.serve("dns", 53, &[OTHER]);
+    host.collect(2);
+    let done = host.control.collected();
+    assert_eq!((done.rounds, done.revoked, done.expired, host.entries()), (2, 2, 0, 2));
+    host.collect(1);
+    assert_eq!((host.control.collected().expired, host.entries()), (2, 0));
+}
+
+/// A packet on its way while a slice removes its connection brings a half back, behind that slice.
+#[test]
+fn a_revoked_flow_that_comes_back_within_the_round_goes_in_the_next() {
+    let mut host = Host::new();
+    host.serve("dns", 53, &[ONE]);
+    host.serve("log", 514, &[ONE]);
+    host.ask(1, 53);
+    host.serve("dns", 53, &[OTHER]);
+    let (tuple, flow) = host.half(true);
+    host.control.collect(host.now);
+    assert_eq!((host.entries(), host.control.collected().rounds), (0, 0), "the round is not over");
+    host.simulator.tables().conntrack_v4().insert(&tuple, &flow).unwrap();
+    host.pass(Duration::from_secs(2));
+    assert!(host.answer(ONE, 1));
+    assert_eq!(host.entries(), 2, "the answer brings the other half back");
+    host.collect(2);
+    assert_eq!((host.entries(), host.control.collected().revoked), (0, 4));
+}
+
+#[test]
+fn rounds_begin_a_second_apart_at_the_least() {
+    let host = Host::with(|store| Controller::builder(store).collect_interval(Duration::ZERO).build());
+    let begin = host.now;
+    let mut now = begin;
+    while host.control.collected().rounds == 0 {
+        let NextWake::At(time) = host.control.collect(now) else { panic!("the round is not over") };
+        now = now.max(time);
+    }
+    assert!(now >= begin + Duration::from_secs(1), "{:?} later", now - begin);
+    host.control.collect(now - Duration::from_millis(1));
+    assert_eq!(host.control.collected().rounds, 1);
+    host.control.collect(now);
+    host.control.collect(now + Duration::from_secs(1));
+    assert_eq!(host.control.collected().rounds, 1, "but then the second one begins");
+}
+
+#[test]
+fn a_slice_that_was_refused_is_tried_again_an_interval_later() {
+    let faulty = Cell::new(None);
+    let mut host = Host::with(|store| {
+        let store = Arc::new(FaultyStore::new(store, 0, 1));
+        faulty.set(Some(store.clone()));
+        Controller::new(store)
+    });
+    let faulty = faulty.take().unwrap();
+    host.serve("dns", 53, &[ONE]);
+    host.serve("log", 514, &[ONE]);
+    host.ask(1, 53);
+    // There is something that is to go at once.
+    host.serve("dns", 53, &[OTHER]);
+    faulty.fail_one_in(1);
+    let NextWake::At(time) = host.control.collect(host.now) else { panic!("it is to begin anew") };
+    assert!(time >= host.now + Duration::from_secs(5), "{:?} later", time - host.now);
+    for milliseconds in (10..5_000).step_by(10) {
+        assert_eq!(host.control.collect(host.now + Duration::from_millis(milliseconds)), NextWake::At(time));
+    }
+    assert_eq!((host.control.collected().failures, host.control.collected().rounds), (1, 0));
+    faulty.heal();
+    host.now = time;
+    host.collect(2);
+    assert_eq!((host.entries(), host.control.collected().failures), (0, 1));
+}
+
+#[test]
+fn a_flow_that_lives_on_is_condemned_anew_before_it_goes() {
+    let mut host = Host::new();
+    host.serve("dns", 53, &[ONE]);
+    host.ask(1, 53);
+    host.pass(Duration::from_secs(61));
+    host.collect(1);
+    assert_eq!([false, true].map(|replies| host.is_condemned(replies)), [true, true]);
+    let longer = Timeouts { udp: 120_000, ..Timeouts::default() };
+    host.simulator.tables().set_timeouts(&longer);
+    host.collect(1);
+    assert_eq!([false, true].map(|replies| host.is_condemned(replies)), [false, false]);
+    host.pass(Duration::from_secs(60));
+    host.collect(1);
+    assert_eq!((host.entries(), host.control.collected().expired), (2, 0), "it was condemned, not removed");
+    host.collect(1);
+    assert_eq!((host.entries(), host.control.collected().expired), (0, 2));
+}
+
+#[test]
+fn that_one_half_is_condemned_is_not_said_of_the_other() {
+    let mut host = Host::new();
+    host.serve("dns", 53, &[ONE]);
+    host.ask(1, 53);
+    let (tuple, mut flow) = host.half(false);
+    flow.state = StateWord::new(flow.state.seen() | Seen::CONDEMNED, flow.state.tag());
+    host.simulator.tables().conntrack_v4().insert(&tuple, &flow).unwrap();
+    host.pass(Duration::from_secs(2));
+    let before = host.half(true).1.last_seen;
+    host.ask(1, 53);
+    assert_ne!(host.half(true).1.last_seen, before, "the packet refreshed both");
+    assert!(!host.is_condemned(true));
 }

@@ -1,5 +1,8 @@
 //! Frames through the pipeline, without a kernel.
 
+#[cfg(test)]
+mod rivals;
+
 use std::{
     net::IpAddr,
     sync::{

@@ -211,3 +211,24 @@ fn one_source_port_towards_one_backend_by_two_services_is_refused() {
         assert_forwarded(&host.backend_sends(&answer), &answer, &other_vip, cast.client);
     }
 }
+
+#[test]
+fn the_replies_of_the_next_connection_survive_a_straggler_of_an_expired_one() {
+    for cast in [V4, V6] {
+        let mut host = Host::new();
+        let backend = host.backend(cast.backend);
+        host.service(cast.service, TCP, &[backend]);
+        let other_vip = cast.service.replace(":80", ":81");
+        host.service(&other_vip, TCP, &[backend]);
+        host.client_sends(&tcp(cast.client, cast.service, SYN));
+        host.pass(Duration::from_secs(61));
+
+        // An expired entry is in nobody's way.
+        let syn = tcp(cast.client, &other_vip, SYN);
+        assert_forwarded(&host.client_sends(&syn), &syn, cast.client, cast.backend);
+        let straggler = host.client_sends(&tcp(cast.client, cast.service, ACK));
+        assert_eq!(straggler.verdict, Verdict::Drop(DropReason::TupleInUse));
+        let answer = tcp(cast.backend, cast.client, SYN | ACK);
+        assert_forwarded(&host.backend_sends(&answer), &answer, &other_vip, cast.client);
+    }
+}

@@ -3,6 +3,7 @@
 use dataplane_core::{
     memory::{SimulatedInterface, Target},
     pipeline::{DropReason, Hook, LeaveReason, PassReason, Verdict},
+    tables::Store,
 };
 use dataplane_testkit::frames::{Dissected, Extension, Frame, flags::*};
 
@@ -173,9 +174,11 @@ fn a_transport_header_that_contradicts_itself_is_dropped_where_it_is_ours() {
     host.serve(Cast { service: "203.0.113.10:53", ..V4 }, UDP);
     let mut short = towards_front(&syn(V4, |_| {}));
     short[14 + 20 + 12] = 0x40; // a TCP header of 16 bytes
+    let mut beyond = towards_front(&syn(V4, |_| {}));
+    beyond[14 + 20 + 12] = 0xf0; // one of 60 bytes, where there are 29
     let mut long = towards_front(&udp(V4.client, "203.0.113.10:53"));
     long[14 + 20 + 4] = 0xff; // a datagram longer than its packet
-    for mut bytes in [short, long] {
+    for mut bytes in [short, beyond, long] {
         let dropped = host.simulator.receive(FRONT, &bytes);
         assert_eq!(dropped.verdict, Verdict::Drop(DropReason::Malformed));
         bytes[33] = 99; // somebody else's address
@@ -219,4 +222,80 @@ fn a_source_that_no_router_forwards_passes_untouched() {
         host.serve(cast, TCP);
         assert_eq!(host.client_sends(&tcp(source, cast.service, SYN)).verdict, Verdict::Forward, "{source}");
     }
+}
+
+#[test]
+fn a_packet_not_yet_at_its_last_destination_passes() {
+    let mut host = Host::new();
+    host.serve(V6, TCP);
+    let frame = syn(V6, |frame| frame.extensions = vec![Extension::Routing(1)]);
+    let under_way = Verdict::Pass(PassReason::Protocol);
+    assert_untouched(&host.client_sends(&frame), &towards_front(&frame), under_way);
+    assert_eq!(host.entries(), 0);
+}
+
+#[test]
+fn six_extension_headers_are_stepped_over_and_seven_are_not() {
+    let mut host = Host::new();
+    host.serve(V6, TCP);
+    let six = syn(V6, |frame| frame.extensions = vec![Extension::Destination(0); 6]);
+    assert_forwarded(&host.client_sends(&six), &six, V6.client, V6.backend);
+    let seven = syn(V6, |frame| frame.extensions = vec![Extension::Destination(0); 7]);
+    let too_many = Verdict::Pass(PassReason::Protocol);
+    assert_untouched(&host.client_sends(&seven), &towards_front(&seven), too_many);
+}
+
+#[test]
+fn xdp_sends_out_of_another_interface_or_back_as_each_allows() {
+    let leave = Verdict::Leave(LeaveReason::Interface);
+    for (xdp_redirect, xdp_tx) in [(true, false), (false, true)] {
+        // Once out of the other interface, once back.
+        for (out, mac, allowed) in [(BACK, BACK_MAC, xdp_redirect), (FRONT, FRONT_MAC, xdp_tx)] {
+            let mut host = Host::new();
+            host.serve(V4, TCP);
+            let mut interface = SimulatedInterface::new(out, mac);
+            (interface.xdp_redirect, interface.xdp_tx) = (xdp_redirect, xdp_tx);
+            host.simulator.add_interface(interface).unwrap();
+            let routes = host.simulator.routes_mut();
+            routes.insert("198.51.100.2/32".parse().unwrap(), Target::Link(out));
+            routes.insert_neighbor(out, address(V4.backend), BACKEND_MAC);
+            let expected = if allowed { Verdict::Forward } else { leave };
+            assert_eq!(
+                host.at(Hook::Xdp, &syn(V4, |_| {})).verdict,
+                expected,
+                "{out} {xdp_redirect} {xdp_tx}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_xdp_passes_comes_to_ingress() {
+    let host = Host::new();
+    let frame = syn(V4, |_| {});
+    let pass = Verdict::Pass(PassReason::NoService);
+    assert_untouched(&host.client_sends(&frame), &towards_front(&frame), pass);
+    let counters = host.simulator.tables().counters();
+    for hook in [Hook::Xdp, Hook::Ingress] {
+        assert_eq!(counters.verdict(hook, pass).unwrap(), 1, "{hook:?}");
+    }
+}
+
+/// As the kernel's FIB lookup, which leaves them alone.
+#[test]
+fn addresses_that_no_router_forwards_are_the_stacks() {
+    for backend in ["[fe80::2]:8080", "[::1]:8080", "[ff02::1]:8080"] {
+        let mut host = Host::new();
+        host.simulator.routes_mut().insert("::/0".parse().unwrap(), Target::Link(BACK));
+        host.serve(Cast { backend, ..V6 }, TCP);
+        let frame = syn(V6, |_| {});
+        assert_eq!(host.at(Hook::Xdp, &frame).verdict, Verdict::Leave(LeaveReason::Local), "{backend}");
+        let delivered = host.at(Hook::Ingress, &frame);
+        assert_eq!((delivered.verdict, delivered.sent), (Verdict::Deliver, None), "{backend}");
+        assert_translated(&Dissected::of(&delivered.frame).unwrap(), &frame, V6.client, backend);
+    }
+    let mut host = Host::new();
+    host.serve(V6, TCP);
+    let frame = tcp("[fe80::7]:40000", V6.service, SYN);
+    assert_eq!(host.client_sends(&frame).verdict, Verdict::Deliver);
 }

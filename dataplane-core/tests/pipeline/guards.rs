@@ -1,11 +1,11 @@
 //! What keeps packets from believing an entry that is another's: tags, zones, and inserts that race.
 
-use std::{collections::HashSet, sync::Barrier, thread};
+use std::{collections::HashSet, sync::Barrier, thread, time::Duration};
 
 use dataplane_core::{
-    abi::{ServiceKeyV4, ServiceRef, ServiceWord},
-    memory::SimulatedInterface,
-    pipeline::{DropReason, Hook, PassReason, Verdict},
+    abi::{FLOW_REPLY, FlowV4, ServiceKeyV4, ServiceRef, ServiceWord, StateWord, TupleV4},
+    memory::{SimulatedInterface, Target},
+    pipeline::{DropReason, Hook, LeaveReason, PassReason, Seen, Verdict},
     tables::Store,
     wire::Be16,
 };
@@ -14,7 +14,7 @@ use dataplane_testkit::frames::{
     flags::{ACK, SYN},
 };
 
-use crate::host::{FRONT_MAC, Host, TCP, V4, towards_front};
+use crate::host::{BACK, FRONT_MAC, Host, TCP, V4, assert_untouched, tcp, towards_front};
 
 const NO_SERVICE: Verdict = Verdict::Pass(PassReason::NoService);
 
@@ -104,12 +104,74 @@ fn the_same_tuple_in_two_zones_is_two_connections() {
     assert_eq!(zones, HashSet::from([0, 7]));
 }
 
+/// The only connection's entry of one direction.
+fn half(host: &Host, replies: bool) -> (TupleV4, FlowV4) {
+    let entries: Vec<_> = host.simulator.tables().conntrack_v4().entries().map(Result::unwrap).collect();
+    *entries.iter().find(|(_, flow)| (flow.flags & FLOW_REPLY != 0) == replies).unwrap()
+}
+
+fn put(host: &Host, (tuple, flow): &(TupleV4, FlowV4)) {
+    host.simulator.tables().conntrack_v4().insert(tuple, flow).unwrap();
+}
+
+/// Another connection's replies may stand where this one's did.
+#[test]
+fn a_reply_entry_of_another_backend_is_not_kept_alive() {
+    let mut host = Host::new();
+    host.serve(V4, TCP);
+    let other = host.backend(V4.other_backend);
+    assert_eq!(host.client_sends(&syn()).verdict, Verdict::Forward);
+    let (tuple, mut foreign) = half(&host, true);
+    foreign.backend = other;
+    put(&host, &(tuple, foreign));
+    host.pass(Duration::from_secs(2));
+    assert_eq!(host.client_sends(&tcp(V4.client, V4.service, ACK)).verdict, Verdict::Forward);
+    assert_eq!(half(&host, true), (tuple, foreign));
+    assert_ne!(half(&host, false).1.last_seen, foreign.last_seen, "its own half was refreshed");
+}
+
+/// Another CPU set the mark and is about to remove the entry.
+#[test]
+fn an_entry_that_is_being_replaced_is_left_alone() {
+    let mut host = Host::new();
+    let service = host.serve(V4, TCP);
+    assert_eq!(host.client_sends(&syn()).verdict, Verdict::Forward);
+    let other = host.backend(V4.other_backend);
+    host.point(service, &[other]);
+    for replies in [false, true] {
+        let (tuple, mut dying) = half(&host, replies);
+        dying.state = StateWord::new(dying.state.seen() | Seen::DYING, dying.state.tag());
+        put(&host, &(tuple, dying));
+    }
+    let (dying, dying_replies) = (half(&host, false), half(&host, true));
+    for flags in [SYN, ACK] {
+        let frame = tcp(V4.client, V4.service, flags);
+        let contended = Verdict::Leave(LeaveReason::Contended);
+        assert_untouched(&host.at(Hook::Xdp, &frame), &towards_front(&frame), contended);
+        let delivered = host.at(Hook::Ingress, &frame);
+        assert_eq!((delivered.verdict, delivered.sent), (Verdict::Deliver, None));
+        // It goes by its own choice.
+        let seen = Dissected::of(&delivered.frame).unwrap();
+        assert_eq!(seen.destination, V4.other_backend.parse().unwrap());
+        assert_eq!((half(&host, false), half(&host, true)), (dying, dying_replies));
+    }
+    assert_eq!((host.counters(service).flows, host.entries()), (1, 2));
+    assert_eq!(host.backend_sends(&tcp(V4.backend, V4.client, SYN | ACK)).verdict, NO_SERVICE);
+}
+
 /// A SYN and its retransmissions on many CPUs at once: one connection, one backend, nobody dropped.
 #[test]
 fn racing_packets_of_one_connection_agree() {
     const THREADS: usize = 4;
+    const OTHER_BACK: u32 = 4;
     for round in 0..200u16 {
+        let hook = if round % 2 == 0 { Hook::Ingress } else { Hook::Xdp };
         let mut host = Host::new();
+        host.simulator.add_interface(SimulatedInterface::new(OTHER_BACK, [2, 0, 0, 0, 0, 4])).unwrap();
+        let routes = host.simulator.routes_mut();
+        let other_backend: std::net::SocketAddr = V4.other_backend.parse().unwrap();
+        routes.insert("198.51.100.3/32".parse().unwrap(), Target::Link(OTHER_BACK));
+        routes.insert_neighbor(OTHER_BACK, other_backend.ip(), [2, 0, 0, 0, 2, 3]);
         let backends = [host.backend(V4.backend), host.backend(V4.other_backend)];
         let service = host.service(V4.service, TCP, &backends);
         host.simulator.set_random(None);
@@ -119,21 +181,25 @@ fn racing_packets_of_one_connection_agree() {
         let outcomes: Vec<_> = thread::scope(|scope| {
             let run = || {
                 barrier.wait();
-                host.at(Hook::Ingress, &frame)
+                host.at(hook, &frame)
             };
             let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(run)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
+        let raced = if hook == Hook::Xdp { Verdict::Leave(LeaveReason::Contended) } else { Verdict::Deliver };
         let destinations: HashSet<_> = outcomes
             .iter()
+            // At XDP who lost leaves the packet as it is.
+            .filter(|outcome| outcome.verdict != Verdict::Leave(LeaveReason::Contended))
             .map(|outcome| {
+                let destination = Dissected::of(&outcome.frame).unwrap().destination;
                 // Who lost hands the packet to the stack, which finds the way to the winner's backend.
-                assert!(
-                    matches!(outcome.verdict, Verdict::Forward | Verdict::Deliver),
-                    "{}",
-                    outcome.verdict
-                );
-                Dissected::of(&outcome.frame).unwrap().destination
+                assert!([Verdict::Forward, raced].contains(&outcome.verdict), "{}", outcome.verdict);
+                if let Some(hop) = outcome.sent {
+                    let way = if destination == other_backend { OTHER_BACK } else { BACK };
+                    assert_eq!(hop.interface, way, "round {round}: {destination}");
+                }
+                destination
             })
             .collect();
         assert_eq!(destinations.len(), 1, "round {round}: {destinations:?}");

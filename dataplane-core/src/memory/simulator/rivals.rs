@@ -1,0 +1,320 @@
+//! Packets that race, one step at a time: what another CPU does between two steps of a packet is said by the test.
+
+use std::{cell::Cell, net::Ipv4Addr, sync::Arc};
+
+use super::{SimulatedInterface, Simulator};
+use crate::{
+    Controller,
+    abi::{
+        BackendRef, FlowV4, InterfaceEntry, ServiceCounters, ServiceRef, ServiceWord, Setting, StateWord,
+        TupleV4,
+    },
+    memory::{
+        MemoryPacket, MemoryTables, Target,
+        environment::{MemoryEntry, MemoryEnvironment},
+    },
+    model::{self, Frontend, Protocol, Service},
+    pipeline::{
+        Backend, Environment, Hook, LeaveReason, NextHop, Route, RouteQuery, Routes, Tick, Verdict,
+        Workspaces, process,
+    },
+    source::Precedence,
+    tables::{Capacity, Family, Flow, FlowEntry, InsertError, Lookup, Store, Tuple, V4},
+    wire::{Be16, MacAddress, TCP_FIN, TCP_SYN},
+};
+
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const CLIENT: [u8; 4] = [192, 0, 2, 7];
+const SERVICE: [u8; 4] = [203, 0, 113, 10];
+/// What makes the pipeline choose the one backend or the other.
+const ONE: u32 = 0;
+const OTHER: u32 = u32::MAX;
+
+/// A host with a service of two backends, which are reached through two interfaces.
+struct Host(Simulator);
+
+impl Host {
+    fn new() -> Self {
+        let tables = Arc::new(MemoryTables::new(Capacity::small()));
+        let control = Controller::new(tables.clone());
+        let agent = control.register("test", Precedence::default()).unwrap();
+        agent.synced();
+        let frontend = Frontend::new(SERVICE.into(), 80, Protocol::Tcp).unwrap();
+        let backends = [3, 4].map(|n| model::Backend::new([198, 51, 100, n].into(), 8080).unwrap());
+        let service = Service::builder("web").frontend(frontend).backends(backends).build().unwrap();
+        agent.transaction().upsert(service).commit().unwrap();
+        control.step(std::time::Duration::ZERO);
+
+        let mut simulator = Simulator::new(tables);
+        simulator.add_interface(SimulatedInterface::new(2, MAC)).unwrap();
+        for n in [3, 4] {
+            simulator.add_interface(SimulatedInterface::new(n, MAC)).unwrap();
+            let backend = Ipv4Addr::new(198, 51, 100, n as u8);
+            simulator.routes_mut().insert(format!("{backend}/32").parse().unwrap(), Target::Link(n));
+            simulator.routes_mut().insert_neighbor(n, backend.into(), MAC);
+        }
+        Self(simulator)
+    }
+
+    fn tables(&self) -> &MemoryTables {
+        self.0.tables()
+    }
+
+    fn packet(&self, hook: Hook, flags: u8) -> MemoryPacket {
+        let mut frame = [0; 54];
+        frame[..6].copy_from_slice(&MAC);
+        frame[12..14].copy_from_slice(&[0x08, 0x00]);
+        frame[14..18].copy_from_slice(&[0x45, 0, 0, 40]);
+        frame[22..24].copy_from_slice(&[64, 6]);
+        frame[26..30].copy_from_slice(&CLIENT);
+        frame[30..34].copy_from_slice(&SERVICE);
+        frame[34..38].copy_from_slice(&[0x9c, 0x40, 0, 80]);
+        frame[46..48].copy_from_slice(&[0x50, flags]);
+        MemoryPacket::new(&frame, hook, 2, MacAddress::new(MAC))
+    }
+
+    fn environment(&self, random: u32) -> MemoryEnvironment<'_> {
+        MemoryEnvironment { tables: self.tables(), world: &self.0.world, random }
+    }
+
+    /// A packet that nobody disturbs, which would choose so; where it comes to.
+    fn sends(&self, random: u32, flags: u8) -> [u8; 4] {
+        let mut packet = self.packet(Hook::Ingress, flags);
+        let verdict = process(&mut packet, &self.environment(random), &mut Workspaces::default());
+        assert_eq!(verdict, Verdict::Forward);
+        destination(&packet)
+    }
+
+    /// A SYN that chooses `ONE`, while another CPU acts.
+    fn opens(&self, hook: Hook, rival: &dyn Fn(Step)) -> (Verdict, MemoryPacket) {
+        let mut packet = self.packet(hook, TCP_SYN);
+        let environment = Rivals { inner: self.environment(ONE), rival };
+        let verdict = process(&mut packet, &environment, &mut Workspaces::default());
+        (verdict, packet)
+    }
+
+    fn tuple(&self) -> TupleV4 {
+        let [client, service] = [CLIENT, SERVICE].map(|address| Ipv4Addr::from(address).into());
+        TupleV4::new(client, service, Be16::new(40_000), Be16::new(80), 6)
+    }
+
+    fn entry(&self) -> FlowV4 {
+        self.tables().conntrack_v4().get(&self.tuple()).unwrap().unwrap()
+    }
+
+    fn entries(&self) -> u32 {
+        self.tables().conntrack_v4().fill().unwrap()
+    }
+
+    fn flows(&self) -> u64 {
+        let service = self.entry().frontend;
+        self.tables().counters().service(service).unwrap().flows
+    }
+}
+
+fn destination(packet: &MemoryPacket) -> [u8; 4] {
+    packet.bytes[30..34].try_into().unwrap()
+}
+
+/// Where the backends are that `ONE` and `OTHER` choose.
+fn choices() -> [[u8; 4]; 2] {
+    let choices = [ONE, OTHER].map(|random| Host::new().sends(random, TCP_SYN));
+    assert_ne!(choices[0], choices[1]);
+    choices
+}
+
+/// What a packet is about to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Insert,
+    Exchange,
+}
+
+/// Acts before the step `step` of number `at`, counted from 1.
+fn before(step: Step, at: u32, act: impl Fn()) -> impl Fn(Step) {
+    let count = Cell::new(0);
+    move |now| {
+        if now == step {
+            count.set(count.get() + 1);
+            if count.get() == at {
+                act();
+            }
+        }
+    }
+}
+
+/// Who lost does not know the way to the winner's backend.
+#[test]
+fn who_lost_goes_to_the_winners_backend_by_way_of_the_stack() {
+    let [_, other] = choices();
+    for hook in [Hook::Ingress, Hook::Xdp] {
+        let host = Host::new();
+        // Once both halves of the loser are to be written, and once the first one is.
+        let rival = before(Step::Insert, if hook == Hook::Xdp { 1 } else { 2 }, || {
+            host.sends(OTHER, TCP_SYN);
+        });
+        let (verdict, packet) = host.opens(hook, &rival);
+        assert_eq!(packet.sent, None);
+        if hook == Hook::Xdp {
+            assert_eq!(verdict, Verdict::Leave(LeaveReason::Contended));
+            assert_eq!(packet.bytes, host.packet(hook, TCP_SYN).bytes);
+        } else {
+            assert_eq!((verdict, destination(&packet)), (Verdict::Deliver, other));
+        }
+        assert_eq!((host.entries(), host.flows()), (2, 1), "what the loser put in is gone");
+    }
+}
+
+/// The same backend was chosen: the winner's entry of the replies says the same, and is the winner's.
+#[test]
+fn an_entry_of_the_replies_that_another_put_in_is_not_taken_out() {
+    let [_, other] = choices();
+    let host = Host::new();
+    let alike = before(Step::Insert, 1, || {
+        host.sends(ONE, TCP_SYN);
+        assert!(host.tables().conntrack_v4().remove(&host.tuple()).unwrap());
+    });
+    let unlike = before(Step::Insert, 2, || {
+        host.sends(OTHER, TCP_SYN);
+    });
+    let (verdict, packet) = host.opens(Hook::Ingress, &|step| {
+        alike(step);
+        unlike(step);
+    });
+    assert_eq!((verdict, destination(&packet)), (Verdict::Deliver, other));
+    assert_eq!(host.entries(), 3, "two of one connection, and the first rival's");
+}
+
+#[test]
+fn a_winner_whose_backend_is_gone_is_not_followed() {
+    let [one, _] = choices();
+    let host = Host::new();
+    let rival = before(Step::Insert, 2, || {
+        host.sends(OTHER, TCP_SYN);
+        let backend = host.entry().backend;
+        host.tables().backends_v4().store(backend.index(), &[0, 0]).unwrap();
+    });
+    let (verdict, packet) = host.opens(Hook::Ingress, &rival);
+    assert_eq!((verdict, destination(&packet)), (Verdict::Deliver, one));
+}
+
+/// The element that a packet found is given to another tuple while the packet notes what it saw.
+#[test]
+fn what_was_seen_is_not_noted_on_an_element_of_another_flow() {
+    let host = Host::new();
+    host.sends(ONE, TCP_SYN);
+    let element = Lookup::<V4>::flow(&host.environment(ONE), &host.tuple()).unwrap();
+    let tag = host.tuple().tag() ^ 1;
+    let recycled = host.entry().starting(StateWord::new(0, tag), Tick(7));
+    let rival = before(Step::Exchange, 1, || *element.0.value.lock() = recycled);
+    let environment = Rivals { inner: host.environment(ONE), rival: &rival };
+    let mut packet = host.packet(Hook::Ingress, TCP_FIN);
+    assert_eq!(process(&mut packet, &environment, &mut Workspaces::default()), Verdict::Forward);
+    assert_eq!(*element.0.value.lock(), recycled);
+}
+
+/// The environment of a packet, with other CPUs in it, which act before its steps on IPv4's conntrack.
+struct Rivals<'a> {
+    inner: MemoryEnvironment<'a>,
+    rival: &'a dyn Fn(Step),
+}
+
+/// An entry of conntrack that others may change.
+struct Contended<'a, F: Family> {
+    inner: MemoryEntry<F::Flow>,
+    rival: &'a dyn Fn(Step),
+}
+
+impl<F: Family> FlowEntry<F> for Contended<'_, F>
+where
+    MemoryEntry<F::Flow>: FlowEntry<F>,
+{
+    fn read(&self, tag: u32, into: &mut F::Flow) -> bool {
+        self.inner.read(tag, into)
+    }
+
+    fn state(&self) -> StateWord {
+        self.inner.state()
+    }
+
+    fn exchange_state(&self, current: StateWord, new: StateWord) -> bool {
+        (self.rival)(Step::Exchange);
+        self.inner.exchange_state(current, new)
+    }
+
+    fn touch(&self, now: Tick) {
+        self.inner.touch(now);
+    }
+}
+
+impl<'a, F: Family> Lookup<F> for Rivals<'a>
+where
+    MemoryEnvironment<'a>: Lookup<F, Entry = MemoryEntry<F::Flow>>,
+    MemoryEntry<F::Flow>: FlowEntry<F>,
+{
+    type Entry = Contended<'a, F>;
+
+    fn service(&self, key: &F::ServiceKey) -> Option<ServiceRef> {
+        Lookup::<F>::service(&self.inner, key)
+    }
+
+    fn service_word(&self, index: u32) -> Option<ServiceWord> {
+        Lookup::<F>::service_word(&self.inner, index)
+    }
+
+    fn slot(&self, index: u32) -> Option<u64> {
+        Lookup::<F>::slot(&self.inner, index)
+    }
+
+    fn backend(&self, backend: BackendRef) -> Option<Backend<F>> {
+        Lookup::<F>::backend(&self.inner, backend)
+    }
+
+    fn flow(&self, tuple: &F::Tuple) -> Option<Self::Entry> {
+        Lookup::<F>::flow(&self.inner, tuple).map(|inner| Contended { inner, rival: self.rival })
+    }
+
+    fn insert_flow(&self, tuple: &F::Tuple, flow: &F::Flow) -> Result<(), InsertError> {
+        (self.rival)(Step::Insert);
+        Lookup::<F>::insert_flow(&self.inner, tuple, flow)
+    }
+
+    fn remove_flow(&self, tuple: &F::Tuple) {
+        Lookup::<F>::remove_flow(&self.inner, tuple);
+    }
+}
+
+impl<'a, F: Family> Routes<F> for Rivals<'a>
+where
+    MemoryEnvironment<'a>: Routes<F>,
+{
+    fn route(&self, query: &RouteQuery<F>, hop: &mut NextHop) -> Route {
+        self.inner.route(query, hop)
+    }
+}
+
+impl Environment for Rivals<'_> {
+    fn now(&self) -> Tick {
+        self.inner.now()
+    }
+
+    fn random(&self) -> u32 {
+        self.inner.random()
+    }
+
+    fn setting(&self, setting: Setting) -> u32 {
+        self.inner.setting(setting)
+    }
+
+    fn interface(&self, index: u32) -> Option<InterfaceEntry> {
+        self.inner.interface(index)
+    }
+
+    fn count(&self, hook: Hook, verdict: Verdict) {
+        self.inner.count(hook, verdict);
+    }
+
+    fn count_service(&self, index: u32, add: impl FnOnce(&mut ServiceCounters)) {
+        self.inner.count_service(index, add);
+    }
+}
