@@ -21,11 +21,12 @@ use dataplane_core::{
     pipeline::Tick,
     source::{Precedence, SourceError, StopToken},
     state::{Phase, RegisterError, RemovalGuard},
-    tables::{Capacity, Store, TableError, Tables},
+    tables::{Capacity, Cause, Operation, Store, TableError, Tables},
 };
 use dataplane_testkit::{
     conformance::settle,
     faulty::{FAULT, FaultyStore},
+    witness::Witness,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -512,4 +513,125 @@ fn of_very_many_revisions_that_wait_for_one_service_the_oldest_are_overtaken() {
     assert_eq!(outcome(4096), Err(WaitError::Timeout { revision: revisions[4096] }));
     settle(&control, Duration::ZERO);
     assert_eq!((outcome(1), outcome(4096)), (Ok(()), Ok(())));
+}
+
+/// No grace period can be had as often as it is told.
+struct Refusing {
+    inner: Arc<MemoryTables>,
+    refusals: AtomicU64,
+}
+
+impl Store for Refusing {
+    fn tables(&self) -> Tables<'_> {
+        self.inner.tables()
+    }
+
+    fn synchronize(&self) -> Result<(), TableError> {
+        let left =
+            self.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        match left {
+            Ok(_) => Err(TableError::new("grace", Operation::Synchronize, Cause::System { errno: FAULT })),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn now(&self) -> Tick {
+        self.inner.now()
+    }
+}
+
+/// Steps without any time passing, for as long as there is something to do.
+fn step_at(control: &Controller, now: Duration) -> NextWake {
+    for _ in 0..1000 {
+        match control.step(now) {
+            NextWake::Now => {}
+            wake => return wake,
+        }
+    }
+    panic!("it does not come to rest at {now:?}");
+}
+
+#[test]
+fn a_grace_period_that_cannot_be_had_is_asked_for_twice_as_late_each_time() {
+    let inner = Arc::new(MemoryTables::new(Capacity::small()));
+    let store = Arc::new(Refusing { inner, refusals: AtomicU64::new(0) });
+    let control = Controller::builder(store.clone()).removal_guard(RemovalGuard::off()).build();
+    let agent = control.register("agent", Precedence::default()).unwrap();
+    agent.synced();
+    let mut now = Duration::ZERO;
+    // The second time as the first: a grace period that was given makes up for those that were not.
+    for _ in 0..2 {
+        agent.replace([service(1, &[1])]).unwrap();
+        now = settle(&control, now);
+        agent.replace([]).unwrap();
+        store.refusals.store(4, Ordering::Relaxed);
+        let NextWake::At(due) = step_at(&control, now) else { panic!("a grace period has a time") };
+        now = due;
+        for milliseconds in [10, 20, 40, 80] {
+            let next = now + Duration::from_millis(milliseconds);
+            assert_eq!(step_at(&control, now), NextWake::At(next));
+            now = next;
+        }
+        assert_eq!(store.refusals.load(Ordering::Relaxed), 0);
+        assert_eq!(control.usage().backends_v4, 1, "nothing is free without a grace period");
+        now = settle(&control, now);
+        assert_eq!(control.usage().backends_v4, 0);
+    }
+}
+
+#[test]
+fn who_is_refused_is_not_tried_again_by_the_clock() {
+    let store = Arc::new(FaultyStore::new(tables(), 0, 0));
+    let control = Controller::builder(store.clone()).removal_guard(RemovalGuard::off()).build();
+    let agent = control.register("agent", Precedence::default()).unwrap();
+    agent.synced();
+    agent.replace([large(1)]).unwrap();
+    let now = settle(&control, Duration::ZERO);
+    // It fails first, when there is room for it; then it grows, and there is none.
+    store.fail_one_in(1);
+    let small = Service::builder(large(2).name().as_str()).frontends(large(2).frontends().to_vec()).build();
+    agent.transaction().upsert(small.unwrap()).commit().unwrap();
+    let retry = step_at(&control, now);
+    assert_eq!(retry, NextWake::At(now + Duration::from_millis(10)));
+    store.heal();
+    agent.transaction().upsert(large(2)).commit().unwrap();
+    assert_eq!(step_at(&control, now), NextWake::OnChange);
+    assert!(matches!(control.status_of("agent", "large2").unwrap().phase, Phase::Refused(_)));
+}
+
+#[test]
+fn room_that_becomes_free_is_for_all_who_were_refused() {
+    let control = Controller::builder(tables()).removal_guard(RemovalGuard::off()).build();
+    let agent = control.register("agent", Precedence::default()).unwrap();
+    agent.synced();
+    agent.replace([large(1)]).unwrap();
+    let mut now = settle(&control, Duration::ZERO);
+    let small = |n: u32| service(n, &[(10 * n) as u8, (10 * n + 1) as u8, (10 * n + 2) as u8]);
+    let phases = || [2, 3, 4, 5].map(|n| control.status_of("agent", &format!("s{n}")).unwrap().phase);
+    let revision = agent.transaction().upserts([2, 3, 4, 5].map(small)).commit().unwrap();
+    now = settle(&control, now);
+    let refused = phases().into_iter().filter(|phase| matches!(phase, Phase::Refused(_))).count();
+    assert_eq!(refused, 3, "four places are free, and each needs three: {:?}", phases());
+    agent.transaction().remove(large(1).name()).commit().unwrap();
+    settle(&control, now);
+    assert_eq!(phases(), [const { Phase::Applied }; 4]);
+    assert_eq!(control.wait_applied(revision, Duration::ZERO), Ok(()));
+}
+
+/// The witness panics where a backend's place is another's before a grace period.
+#[test]
+fn a_place_is_given_to_another_only_after_a_grace_period_of_its_own() {
+    let inner = Arc::new(MemoryTables::new(Capacity::small()));
+    let store = Arc::new(SlowGrace { inner, graces: AtomicU64::new(0) });
+    let control =
+        Controller::builder(Arc::new(Witness::new(store.clone()))).removal_guard(RemovalGuard::off()).build();
+    let agent = control.register("agent", Precedence::default()).unwrap();
+    agent.synced();
+    agent.replace([large(1)]).unwrap();
+    let now = settle(&control, Duration::ZERO);
+    assert_eq!(store.graces.load(Ordering::Relaxed), 0);
+    // Its backends need the places of those that go.
+    let revision = agent.replace([large(2)]).unwrap();
+    is_applied_in_the_end(&control, revision, now);
+    assert_eq!(store.graces.load(Ordering::Relaxed), 2, "one for the list, one for the places");
 }

@@ -282,6 +282,32 @@ fn a_mass_removal_is_held_back_until_it_is_confirmed() {
 }
 
 #[test]
+fn what_is_held_back_yields_its_frontends_and_takes_them_back_when_it_is_confirmed() {
+    let mut world = World::guarded(RemovalGuard::new(50, Duration::from_secs(60)).at_least(4));
+    let (a, b) = (world.owner("a", 2), world.owner("b", 1));
+    world.commit(&a, upserts([service("web", &[80], 10)]));
+    world.commit(&b, upserts([service("web", &[80], 1)]));
+    world.apply();
+    assert_eq!(world.winner(80), Some("a/web".to_owned()));
+    assert_eq!(world.phase("b", "web"), Phase::Conflict);
+    // It may be about to go: who is not gets the frontend at once, before anything is written.
+    let shrunk = world.commit(&a, upserts([service("web", &[80], 1)]));
+    assert_eq!(world.winner(80), Some("b/web".to_owned()));
+    assert!(world.state.has_work());
+    world.apply();
+    assert_eq!(world.phase("a", "web"), Phase::HeldBack);
+    assert_eq!(world.phase("b", "web"), Phase::Applied);
+    assert_eq!(world.state.progress(shrunk), Progress::Incomplete { services: 1 });
+    // It stays, and has its precedence again.
+    world.state.confirm(&a);
+    assert_eq!(world.winner(80), Some("a/web".to_owned()));
+    world.apply();
+    assert_eq!(world.phase("a", "web"), Phase::Applied);
+    assert_eq!(world.phase("b", "web"), Phase::Conflict);
+    assert_eq!(world.state.progress(shrunk), Progress::Applied);
+}
+
+#[test]
 fn emptying_services_and_small_steps_count_as_removals_and_a_word_lets_them_through() {
     let mut world = World::guarded(RemovalGuard::new(50, Duration::from_secs(60)).at_least(4));
     let a = world.owner("a", 0);

@@ -22,7 +22,7 @@ use dataplane_testkit::net::{HttpServer, LoadBalancerTopology, Statistics, UdpEc
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
-    Arguments, Interrupt,
+    Arguments, Interrupt, Sabotage,
     config::{BACKEND_ECHO, BACKEND_HTTP, Config, Control, ECHO, HTTP, Role, virtual_addresses},
     load::{self, Stage},
     say,
@@ -47,7 +47,7 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Summary> {
     let builder = LoadBalancerTopology::builder(BACKENDS);
     let builder = if arguments.xdp { builder.for_xdp() } else { builder };
     let topology = builder.build().context("cannot build the namespaces")?;
-    let servers = Servers::start(&topology)?;
+    let mut servers = Servers::start(&topology)?;
     let mut config = Config::write(topology.backends.iter().map(|backend| backend.addresses))?;
     say!("{} says:\n\n{}", config.path().display(), indent(&config.text()))?;
 
@@ -82,12 +82,16 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Summary> {
 
     let before = topology.client.statistics().context("cannot read the client's counters")?;
     let run = Traffic::start(&topology, arguments.requests, interrupt);
-    let outcome = run.drive(&servers, &mut config, &control, interrupt);
+    let outcome = run.drive(&topology, &mut servers, &mut config, &control, (arguments, interrupt));
     if outcome.is_err() {
         interrupt.give_up();
     }
     let mut summary = run.finish(outcome, &servers)?;
     interrupt.check()?;
+    if arguments.is_sabotaged_by(Sabotage::Elsewhere) {
+        let [backend, _] = topology.backends[0].addresses.with_port(BACKEND_ECHO);
+        topology.client.run(|| load::echo(backend)).map_err(anyhow::Error::msg)?;
+    }
     summary.packets = settle(&topology, &plane, &before)?;
     for hook in Hook::ALL {
         let forwarded = plane.tables().counters().verdict(hook, Verdict::Forward)?;
@@ -121,6 +125,14 @@ impl Servers {
             servers.echo.push(echo);
         }
         Ok(servers)
+    }
+
+    /// Has a backend serve HTTP where nobody looks for it.
+    fn refuse(&mut self, topology: &LoadBalancerTopology, backend: usize) -> Result<()> {
+        let host = topology.backends.get(backend).context("no such backend")?;
+        let addresses = host.addresses.with_port(BACKEND_HTTP + 1);
+        self.http[backend] = HttpServer::start(&host.namespace, host.name.as_str(), &addresses)?;
+        Ok(())
     }
 }
 
@@ -180,10 +192,11 @@ impl Traffic {
     /// Lets traffic flow, and takes a backend away in the midst of it.
     fn drive(
         &self,
-        servers: &Servers,
+        topology: &LoadBalancerTopology,
+        servers: &mut Servers,
         config: &mut Config,
         control: &Control,
-        interrupt: &Interrupt,
+        (arguments, interrupt): (&Arguments, &Interrupt),
     ) -> Result<Removal> {
         let bar = progress_bar(self.total());
         // Who serves the downloads is known before anybody else asks: theirs are the first requests.
@@ -193,6 +206,9 @@ impl Traffic {
         let busy: Vec<_> = servers.http.iter().map(|server| server.requests() > 0).collect();
         let backend = busy.iter().position(|busy| !busy).context("three backends serve two downloads?")?;
         let name = servers.http.get(backend).map_or("", HttpServer::name).to_owned();
+        if arguments.is_sabotaged_by(Sabotage::Refuse) {
+            servers.refuse(topology, backend)?;
+        }
         self.stage.reach(Stage::ALL_SERVE);
 
         // UDP is faster than HTTP: the edits come when the slower of them has done its third.
@@ -214,7 +230,8 @@ impl Traffic {
             std::mem::replace(&mut answered_before, now) == now
         })?;
         bar.suspend(|| say!("editing the file: {name} is gone, while the downloads go on"))?;
-        config.set(backend, Role::Gone)?;
+        let is_back = arguments.is_sabotaged_by(Sabotage::Return);
+        config.set(backend, if is_back { Role::Active } else { Role::Gone })?;
         control.wait_for(3)?;
         self.stage.reach(Stage::GONE);
         self.wait_with(interrupt, "the rest of the requests", &bar, || reach(100))?;

@@ -109,3 +109,39 @@ pub fn download(
         Err(error) => Err(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead as _, BufReader, Write as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// What [`get`] makes of a server that answers like this.
+    fn get_from(answer: &'static str) -> Result<String, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            lines.take_while(|line| !line.is_empty()).for_each(drop);
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        let result = get(address);
+        server.join().unwrap();
+        result
+    }
+
+    #[test]
+    fn only_status_200_is_an_answer() {
+        let name = get_from("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbackend0\n");
+        assert_eq!(name, Ok("backend0".into()));
+        for status in ["500 Internal Server Error", "404 Not Found", "204 No Content"] {
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 9\r\n\r\nbackend0\n");
+            let error = get_from(answer.leak()).unwrap_err();
+            assert!(error.ends_with(&format!("HTTP status {}", &status[..3])), "{error}");
+        }
+    }
+}

@@ -51,6 +51,26 @@ pub struct Arguments {
     /// Run in memory, also as root
     #[arg(long)]
     memory: bool,
+    /// For the tests alone
+    #[arg(long, hide = true)]
+    sabotage: Option<Sabotage>,
+}
+
+/// A fault that the run makes itself, once, so that tests see it found: each must end the run with 1, and be told.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Sabotage {
+    /// The client reaches a backend directly, past the services.
+    Elsewhere,
+    /// A backend refuses connections.
+    Refuse,
+    /// The backend that drained is made active again, and not taken away. Not in memory, where nobody asks after it.
+    Return,
+}
+
+impl Arguments {
+    fn is_sabotaged_by(&self, sabotage: Sabotage) -> bool {
+        self.sabotage == Some(sabotage)
+    }
 }
 
 /// Set by Ctrl-C, and where the run failed; everything that waits looks at it.

@@ -17,7 +17,7 @@ use dataplane_testkit::{
 };
 
 use crate::{
-    Arguments, Interrupt,
+    Arguments, Interrupt, Sabotage,
     config::{BACKEND_ECHO, BACKEND_HTTP, Config, Control, ECHO, HTTP, Role, virtual_addresses},
     say,
     tally::{Packets, Summary, Tally},
@@ -39,7 +39,8 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Summary> {
     let mut config = Config::write(backends.iter().copied())?;
     say!("{} says:\n\n{}", config.path().display(), config.text())?;
     let tables = Arc::new(MemoryTables::new(Capacity::default()));
-    let host = Host::new(Arc::clone(&tables), backends)?;
+    let mut host = Host::new(Arc::clone(&tables), backends)?;
+    host.one_refuses = arguments.is_sabotaged_by(Sabotage::Refuse);
     let control = Control::follow(&config.path(), tables)?;
 
     let mut kinds = [("HTTP", Tally::default()), ("UDP", Tally::default())];
@@ -61,6 +62,11 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Summary> {
         http.count(host.http(number, &mut sent).map_err(|error| format!("{error:#}")));
         udp.count(host.udp(number, &mut sent).map_err(|error| format!("{error:#}")));
     }
+    if arguments.is_sabotaged_by(Sabotage::Elsewhere) {
+        let [backend, _] = host.backends[0].with_port(BACKEND_ECHO);
+        // The pipeline has nothing to do with it, and says so.
+        host.forward(Frame::udp(pair(0, ECHO).0, backend), &mut sent).err().context("it was forwarded")?;
+    }
     let counted = host.counted()?;
     Ok(Summary {
         kinds: kinds.into(),
@@ -73,6 +79,8 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Summary> {
 struct Host {
     simulator: Simulator,
     backends: Vec<HostAddresses>,
+    /// The first backend answers no SYN but with RST.
+    one_refuses: bool,
 }
 
 impl Host {
@@ -86,7 +94,7 @@ impl Host {
         routes.insert(AddressPlan::CLIENT_V6.into(), Target::Link(CLIENT_SIDE));
         routes.insert(AddressPlan::BACKENDS_V4.into(), Target::Link(BACKEND_SIDE));
         routes.insert(AddressPlan::BACKENDS_V6.into(), Target::Link(BACKEND_SIDE));
-        Ok(Self { simulator, backends })
+        Ok(Self { simulator, backends, one_refuses: false })
     }
 
     /// A connection from its first SYN to its last ACK; who served it.
@@ -94,6 +102,10 @@ impl Host {
         let (client, service) = pair(number, HTTP);
         let ack = flags::ACK;
         let backend = self.forward(Frame::tcp(client, service, flags::SYN), sent)?;
+        if self.one_refuses && self.backends[0].both().contains(&backend.ip()) {
+            self.reply(Frame::tcp(backend, client, flags::RST | ack), service)?;
+            bail!("{service}: connection refused");
+        }
         self.reply(Frame::tcp(backend, client, flags::SYN | ack), service)?;
         for (flags, payload) in [(ack, &b""[..]), (ack | flags::PSH, b"GET / HTTP/1.1\r\n\r\n")] {
             let again = self.forward(Frame::tcp(client, service, flags).payload(payload), sent)?;

@@ -111,6 +111,19 @@ mod tests {
         Summary { kinds: vec![("HTTP", tally)], packets: Packets { sent, counted, by: "a test" }, complaints }
     }
 
+    #[test]
+    fn a_sum_has_the_answers_and_the_failures_of_both() {
+        let of = |results: &[Result<&str, &str>]| {
+            let mut tally = Tally::default();
+            results.iter().for_each(|result| tally.count(result.map(Into::into).map_err(Into::into)));
+            tally
+        };
+        let mut sum = of(&[Ok("backend0"), Err("refused")]);
+        sum.add(of(&[Ok("backend0"), Ok("backend1"), Err("late")]));
+        assert_eq!((sum.of("backend0"), sum.of("backend1"), sum.requests()), (2, 1, 5));
+        assert_eq!(sum.failures, ["refused", "late"]);
+    }
+
     /// What the README promises of the exit code.
     #[test]
     fn only_a_run_without_any_fault_is_good() {

@@ -1,4 +1,4 @@
-//! How the quickstart ends when it is not let finish: by Ctrl-C, and because nobody reads on.
+//! How the quickstart ends when it is not let finish, by Ctrl-C and because nobody reads on, and when it finds a fault.
 #![allow(clippy::unwrap_used, reason = "a test panics where it cannot go on")]
 
 use std::{
@@ -170,4 +170,69 @@ fn the_run_in_memory_speaks_of_the_simulator() {
     assert!(output.status.success(), "{printed}");
     assert!(printed.contains("counted by the simulator") && !printed.contains("program"), "{printed}");
     assert!(printed.ends_with(" 0 failed\n"), "{printed}");
+}
+
+/// Runs it with a fault: its last lines, which must say what was wrong. The exit code must be 1.
+fn sabotaged(arguments: &[&str]) -> String {
+    let mut quickstart = Command::new(env!("CARGO_BIN_EXE_quickstart"));
+    let output = child::output(quickstart.args(["--requests", "1000"]).args(arguments), LIMIT).unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{printed}\n{said}");
+    assert_eq!(said, "", "{printed}");
+    let (_, last) =
+        printed.split_once("Who answered how often:").unwrap_or_else(|| panic!("no end of:\n{printed}"));
+    last.to_owned()
+}
+
+/// Packets `sent by the client`, and those that were `counted by` somebody.
+fn packets(last: &str) -> (u64, u64) {
+    let line = last.lines().find_map(|line| line.strip_prefix("Packets to the services: ")).unwrap();
+    let mut numbers = line.split(' ').filter_map(|word| word.parse().ok());
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+fn tells_of_a_packet_that_went_elsewhere(arguments: &[&str]) {
+    let last = sabotaged(&[arguments, &["--sabotage", "elsewhere"]].concat());
+    let (sent, counted) = packets(&last);
+    assert_eq!(sent, counted + 1, "{last}");
+    assert!(last.contains("These differ") && last.ends_with(" 0 failed\n"), "{last}");
+}
+
+fn tells_of_a_backend_that_refuses(arguments: &[&str]) {
+    let last = sabotaged(&[arguments, &["--sabotage", "refuse"]].concat());
+    let (sent, counted) = packets(&last);
+    assert_eq!(sent, counted, "{last}");
+    assert!(last.contains("refused") && !last.ends_with(" 0 failed\n"), "{last}");
+}
+
+#[test]
+fn a_packet_that_went_elsewhere_ends_the_run_in_memory_with_1() {
+    tells_of_a_packet_that_went_elsewhere(&["--memory"]);
+}
+
+#[test]
+fn a_backend_that_refuses_ends_the_run_in_memory_with_1() {
+    tells_of_a_backend_that_refuses(&["--memory"]);
+}
+
+#[test]
+fn a_packet_that_went_elsewhere_ends_the_run_in_the_kernel_with_1() {
+    require_kernel!();
+    tells_of_a_packet_that_went_elsewhere(&[]);
+}
+
+#[test]
+fn a_backend_that_refuses_ends_the_run_in_the_kernel_with_1() {
+    require_kernel!();
+    tells_of_a_backend_that_refuses(&[]);
+}
+
+#[test]
+fn a_drained_backend_that_answers_ends_the_run_in_the_kernel_with_1() {
+    require_kernel!();
+    let last = sabotaged(&["--sabotage", "return"]);
+    let (sent, counted) = packets(&last);
+    assert_eq!(sent, counted, "{last}");
+    assert!(last.contains("requests after it had drained.\n") && last.ends_with(" 0 failed\n"), "{last}");
 }
