@@ -263,7 +263,11 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::VecDeque, fs};
+    use std::{
+        collections::VecDeque,
+        fs,
+        sync::atomic::{AtomicBool, Ordering},
+    };
 
     use dataplane_core::source::{Changes, CommitError, Inbox, OwnerName};
     use parking_lot::Mutex;
@@ -272,11 +276,19 @@ mod tests {
 
     /// Remembers the names of the services of each commit.
     #[derive(Default)]
-    struct Names(Mutex<Vec<Vec<String>>>);
+    struct Names {
+        committed: Mutex<Vec<Vec<String>>>,
+        /// The next commit is refused.
+        refuses: AtomicBool,
+    }
 
     impl Inbox for Names {
-        fn commit(&self, _: &OwnerName, changes: Changes) -> Result<Revision, CommitError> {
-            self.0.lock().push(changes.upserts.iter().map(|service| service.name().to_string()).collect());
+        fn commit(&self, owner: &OwnerName, changes: Changes) -> Result<Revision, CommitError> {
+            if self.refuses.swap(false, Ordering::Relaxed) {
+                return Err(CommitError::NotRegistered { owner: owner.clone() });
+            }
+            let names = changes.upserts.iter().map(|service| service.name().to_string());
+            self.committed.lock().push(names.collect());
             Ok(Revision::ZERO.next())
         }
 
@@ -353,7 +365,31 @@ mod tests {
         let mut run = Run { source, handle, applied: None, looked_at: None };
         run.follow(&mut ears);
         assert_eq!((ears.turns.len(), ears.covered), (0, 4), "each reading comes after new watches");
-        assert_eq!(*names.0.lock(), [["old"], ["newer"], ["other"]]);
+        assert_eq!(*names.committed.lock(), [["old"], ["newer"], ["other"]]);
         assert!(status.now().rejected.is_some());
+    }
+
+    #[test]
+    fn what_was_refused_is_committed_at_the_next_reading_though_the_file_is_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.yaml");
+        fs::write(&path, document("web")).unwrap();
+        let source = StaticSource::new(&path);
+        let status = source.status();
+        let names = Arc::new(Names { refuses: AtomicBool::new(true), ..Names::default() });
+        let handle = SourceHandle::new(OwnerName::new("static").unwrap(), names.clone());
+        let mut run = Run { source, handle, applied: None, looked_at: None };
+        run.read();
+        let refused = status.now();
+        assert!(matches!(refused.rejected.as_deref(), Some(Rejected::Commit(_))), "{:?}", refused.rejected);
+        assert_eq!((refused.generation, names.committed.lock().len()), (0, 0));
+        run.read();
+        let taken = status.now();
+        assert_eq!((taken.generation, taken.readings, taken.services), (1, 2, 1));
+        assert!(taken.rejected.is_none());
+        // And a third reading has nothing to commit.
+        run.read();
+        assert_eq!((status.now().generation, status.now().readings), (1, 3));
+        assert_eq!(*names.committed.lock(), [["web"]]);
     }
 }
