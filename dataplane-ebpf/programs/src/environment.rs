@@ -4,8 +4,8 @@ use core::{cell::Cell, ffi::c_void};
 
 use dataplane_core::{
     abi::{
-        BackendRef, InterfaceEntry, ServiceCounters, ServiceRef, ServiceWord, Setting,
-        StateWord, TestInput, counter_index,
+        BackendRef, InterfaceEntry, ServiceCounters, ServiceRef, ServiceWord, Setting, StateWord, TestInput,
+        counter_index,
     },
     pipeline::{Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Tick, Verdict},
     tables::{Family, FlowEntry, InsertError, Lookup, V4, V6},

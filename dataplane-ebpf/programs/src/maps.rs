@@ -15,9 +15,10 @@ use aya_ebpf::{
 };
 use dataplane_core::{
     abi::{
-        BackendV4, BackendV6, COLLECTOR_WORDS, CONFIG_WORDS, COUNTERS as COUNTER_COUNT, CollectorWord, FlowV4,
-        FlowV6, INTERFACE_PLACES, InterfaceEntry, SUSPECTS, ServiceCounters, ServiceKeyV4, ServiceKeyV6,
-        ServiceRef, StateWord, SuspectV4, SuspectV6, TEST_INPUT_WORDS, TestInput, TupleV4, TupleV6,
+        BackendV4, BackendV6, COLLECTOR_WORDS, CONFIG_WORDS, COUNTERS as COUNTER_COUNT, CollectorWord,
+        FlowV4, FlowV6, INTERFACE_PLACES, InterfaceEntry, SUSPECTS, ServiceCounters, ServiceKeyV4,
+        ServiceKeyV6, ServiceRef, StateWord, SuspectV4, SuspectV6, TEST_INPUT_WORDS, TestInput, TupleV4,
+        TupleV6,
     },
     pipeline::{Fate, Hook, Tick, Workspaces},
     tables::InsertError,
@@ -289,5 +290,27 @@ macro_rules! family {
     };
 }
 
-family!(v4, SERVICES_V4, ServiceKeyV4, BACKENDS_V4, BackendV4, CONNTRACK_V4, TupleV4, FlowV4, SUSPECTS_V4, SuspectV4);
-family!(v6, SERVICES_V6, ServiceKeyV6, BACKENDS_V6, BackendV6, CONNTRACK_V6, TupleV6, FlowV6, SUSPECTS_V6, SuspectV6);
+family!(
+    v4,
+    SERVICES_V4,
+    ServiceKeyV4,
+    BACKENDS_V4,
+    BackendV4,
+    CONNTRACK_V4,
+    TupleV4,
+    FlowV4,
+    SUSPECTS_V4,
+    SuspectV4
+);
+family!(
+    v6,
+    SERVICES_V6,
+    ServiceKeyV6,
+    BACKENDS_V6,
+    BackendV6,
+    CONNTRACK_V6,
+    TupleV6,
+    FlowV6,
+    SUSPECTS_V6,
+    SuspectV6
+);

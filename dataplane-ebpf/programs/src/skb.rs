@@ -4,8 +4,8 @@ use aya_ebpf::bindings::__sk_buff;
 use dataplane_core::{
     abi::counter_index,
     pipeline::{
-        ApplyError, Headers, Hook, HopLimit, MAX_VLAN_TAGS, NextHop, Packet, ParseFamily, PassReason, Verdict,
-        process,
+        ApplyError, Headers, Hook, HopLimit, MAX_VLAN_TAGS, NextHop, Packet, ParseFamily, PassReason,
+        Verdict, process,
     },
     tables::{Flow, Tuple},
     wire::{Frame, Header, MacAddress, PROTOCOL_UDP, TcpHeader, UdpHeader},
