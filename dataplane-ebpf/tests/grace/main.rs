@@ -32,7 +32,9 @@ fn a_grace_period_waits_for_a_program_that_runs() {
     let tables = test.plane().tables();
     let place = TestInput::Verdict;
     let program = LongProgram::load(tables.map_fd(map::TEST_INPUTS).unwrap(), place as u8).unwrap();
-    for round in 0..3 {
+    let mut met = 0;
+    // On a busy machine the program may have ended before this thread comes to ask: such a round shows nothing.
+    for _ in 0..40 {
         test.set(place, 0).unwrap();
         thread::scope(|scope| {
             let run = scope.spawn(|| program.run());
@@ -41,8 +43,14 @@ fn a_grace_period_waits_for_a_program_that_runs() {
             tables.synchronize().unwrap();
             let after = test.get(place);
             run.join().unwrap().unwrap();
-            assert_eq!(before, BEGUN, "round {round}: it had ended before the grace period began");
-            assert_eq!(after, ENDED, "round {round}: the grace period did not wait for the program");
+            if before == BEGUN {
+                met += 1;
+                assert_eq!(after, ENDED, "the grace period did not wait for the program");
+            }
         });
+        if met == 3 {
+            return;
+        }
     }
+    panic!("of 40 grace periods {met} began while the program ran");
 }
