@@ -7,6 +7,9 @@ use std::{fs, path::Path, time::Duration};
 use control_static::{MAX_BYTES, Problem, parse};
 use rustix::time::{ClockId, clock_gettime};
 
+/// A document of some size.
+type Document = fn(usize) -> String;
+
 /// What this thread has computed, whatever else the machine does meanwhile.
 fn computed() -> Duration {
     clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap()
@@ -55,7 +58,7 @@ fn aliases_cannot_multiply() {
 
 #[test]
 fn nesting_is_bounded() {
-    let nested: [(&str, usize, fn(usize) -> String); 7] = [
+    let nested: [(&str, usize, Document); 7] = [
         ("brackets", 1 << 20, |size| "[".repeat(size)),
         ("braces", 1 << 20, |size| "{".repeat(size)),
         ("mappings in lists", 1 << 18, |size| "[{a: ".repeat(size)),
@@ -79,7 +82,7 @@ fn nesting_is_bounded() {
 
 #[test]
 fn long_things_cost_what_they_weigh() {
-    let long: [(&str, fn(usize) -> String); 26] = [
+    let long: [(&str, Document); 26] = [
         ("spaces", |size| " ".repeat(size)),
         ("line ends", |size| "\n".repeat(size)),
         ("comments", |size| "#\n".repeat(size / 2)),
