@@ -49,15 +49,17 @@ fn pipeline(criterion: &mut Criterion) {
     group.bench_function("no service", |bencher| bencher.iter(|| simulator.run(Hook::Xdp, UPLINK, &other)));
 
     // Each from another client; after the first 32,768 the table is full, and each puts an older one out.
-    let mut client = 0u32;
+    let mut client = u32::from(std::net::Ipv4Addr::new(11, 0, 0, 0));
+    let mut with_client = |frame: &[u8]| {
+        client = client.wrapping_add(1);
+        let mut frame = frame.to_vec();
+        frame[SOURCE].copy_from_slice(&client.to_be_bytes());
+        frame
+    };
+    assert_eq!(simulator.run(Hook::Xdp, UPLINK, &with_client(&syn)).verdict, Verdict::Forward);
     group.bench_function("new flow, conntrack of 65536 entries", |bencher| {
         bencher.iter_batched(
-            || {
-                client = client.wrapping_add(1);
-                let mut frame = syn.clone();
-                frame[SOURCE].copy_from_slice(&client.to_be_bytes());
-                frame
-            },
+            || with_client(&syn),
             |frame| simulator.run(Hook::Xdp, UPLINK, &frame),
             criterion::BatchSize::SmallInput,
         );
