@@ -3,7 +3,7 @@
 //! Criterion's benches run first; then the crate `benches` measures what criterion can't (packets in the kernel, new
 //! connections) and puts all of it into one report under `target/bench`.
 
-use std::{env, ffi::OsString, fs, process::Command, time::Instant};
+use std::{ffi::OsString, fs, time::Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -48,8 +48,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             measure.extend(["--missing".into(), format!("packets: {first}").into()]);
         }
     }
-    process::run(cargo().args(["build", "--quiet", "--release", "--package", "benches", "--bins"]))?;
-    process::run(cargo().args(["bench", "--quiet", "--package", "benches", "--no-run"]))?;
+    process::run(process::cargo().args(["build", "--quiet", "--release", "--package", "benches", "--bins"]))?;
+    process::run(process::cargo().args(["bench", "--quiet", "--package", "benches", "--no-run"]))?;
 
     // Else results of benches that are no more would be reported again.
     let criterion = out.join("criterion");
@@ -59,7 +59,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let start = Instant::now();
     println!("criterion's benches …");
-    let mut benches = cargo();
+    let mut benches = process::cargo();
     benches.args(["bench", "--quiet", "--package", "benches", "--"]).args(SMOKE);
     // What it prints is in the report, shorter.
     let said = process::output(benches.env("CRITERION_HOME", &criterion))?;
@@ -67,7 +67,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     measure.extend(["--criterion".into(), criterion.into()]);
     measure.extend(["--seconds".into(), start.elapsed().as_secs_f64().to_string().into()]);
 
-    let mut cargo = cargo();
+    let mut cargo = process::cargo();
     cargo.args(["run", "--quiet", "--release", "--package", "benches", "--bin", "measure", "--"]);
     process::run(cargo.args(measure))
 }
@@ -76,10 +76,4 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 fn toolchain() -> Result<Toolchain, String> {
     machine::can_run_kernel_tests()?;
     Toolchain::find().map_err(|error| error.to_string())
-}
-
-fn cargo() -> Command {
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(repo::root());
-    cargo
 }

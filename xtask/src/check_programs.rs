@@ -3,7 +3,7 @@
 //! With the versions that built it, the rebuilt bytes must be equal. With other versions they may differ; then this
 //! chore says that the committed object is due, and the kernel tests can run on the fresh one too.
 
-use std::{env, fs, process::Command};
+use std::fs;
 
 use anyhow::{Context, Result, bail};
 
@@ -43,8 +43,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     println!("then:\n{}now:\n{}", indent(&then), indent(&now));
     println!("the fresh one: {OBJECT_VARIABLE}={}", fresh.display());
     if arguments.kernel_tests {
-        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(repo::root()).args(["test", "--package", "dataplane-ebpf"]);
+        let mut cargo = process::cargo();
+        cargo.args(["test", "--package", "dataplane-ebpf"]);
         process::run(cargo.env(OBJECT_VARIABLE, &fresh))
             .context("the kernel tests fail on the fresh object")?;
     }

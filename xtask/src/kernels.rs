@@ -2,7 +2,6 @@
 //! traffic through the programs on Debian's kernels: `cargo xtask kernels`.
 
 use std::{
-    env,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -173,8 +172,8 @@ fn run_in_guest(package: &str, verify: &Path, traffic: &Path, object: &Path) -> 
 /// statically, so that they run in a guest that has no libraries.
 pub fn static_executables(arguments: &[&str]) -> Result<Vec<PathBuf>> {
     const TARGET: &str = "x86_64-unknown-linux-gnu";
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(repo::root()).args(arguments).args(["--release", "--quiet", "--target", TARGET]);
+    let mut cargo = process::cargo();
+    cargo.args(arguments).args(["--release", "--quiet", "--target", TARGET]);
     // With --target, the flags don't reach build scripts and procedural macros, which can't be static.
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env_remove(OBJECT_VARIABLE);
     let messages = process::output(cargo.arg("--message-format=json"))?;

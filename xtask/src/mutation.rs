@@ -10,13 +10,13 @@ mod copy;
 mod host;
 mod list;
 
-use std::{env, fs, path::Path, process::Command, time::Instant};
+use std::{fs, path::Path, time::Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::{
     check_programs::OBJECT_VARIABLE,
-    machine,
+    machine, process,
     programs::{self, Tree},
     repo,
     toolchain::Toolchain,
@@ -142,8 +142,8 @@ enum Outcome {
 impl Suite {
     /// Runs the test on another object.
     fn run(&self, object: &Path) -> Result<Outcome> {
-        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(repo::root()).args(["test", "--package", "dataplane-ebpf", "--test", self.test]);
+        let mut cargo = process::cargo();
+        cargo.args(["test", "--package", "dataplane-ebpf", "--test", self.test]);
         // A test that skips itself must not pass for one that found nothing.
         cargo.args(["--", "--nocapture"]).env(OBJECT_VARIABLE, object).env("FOREBAY_REQUIRE_KERNEL", "1");
         let output = cargo.output().context("cannot start cargo")?;

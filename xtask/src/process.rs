@@ -9,6 +9,15 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use crate::repo;
+
+/// The cargo that runs us, in the root of the repository.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(repo::root());
+    cargo
+}
+
 /// Runs a command in the foreground; anything but success is an error that names the command.
 pub fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start {}", describe(command)))?;

@@ -4,9 +4,9 @@
 //! `FOREBAY_REQUIRE_KERNEL=1` that is a failure.
 
 use std::{
-    env, fs,
+    fs,
     io::{BufRead as _, BufReader},
-    process::{Command, Stdio},
+    process::Stdio,
     thread,
     time::{Duration, Instant},
 };
@@ -77,7 +77,7 @@ const GROUPS: &[Group] = &[
         about: "the README's first command",
         obstacle: || None,
         run: || {
-            let mut quickstart = cargo();
+            let mut quickstart = process::cargo();
             quickstart.args(["run", "--release", "--quiet", "--bin", "quickstart"]);
             one(process::run_within(&mut quickstart, QUICKSTART_LIMIT))
         },
@@ -147,12 +147,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn cargo() -> Command {
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(repo::root());
-    cargo
-}
-
 /// Runs another chore as if from the command line, so that its defaults are stated once.
 fn chore<A: clap::Args>(arguments: &[&str], run: fn(&A) -> Result<()>) -> Result<()> {
     #[derive(clap::Parser)]
@@ -176,7 +170,7 @@ fn workspace() -> Result<Counts> {
     let log = kernel_test_log();
     fs::create_dir_all(repo::target())?;
     fs::write(&log, "")?;
-    let mut cargo = cargo();
+    let mut cargo = process::cargo();
     cargo.args(["test", "--workspace", "--no-fail-fast"]).env(KERNEL_TEST_LOG, log).stdout(Stdio::piped());
     let mut child = cargo.spawn().context("cannot start cargo")?;
     let pipe = child.stdout.take().context("no pipe from cargo")?;

@@ -4,12 +4,12 @@
 //! see. So a line that is changed in the host build must be noticed by tests whose oracle is another: the stories of
 //! `dataplane-core/tests/pipeline`, whose frames are dissected by code of the testkit's own.
 
-use std::{env, path::Path, process::Command};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
 use super::{copy, list::Mutation};
-use crate::repo;
+use crate::{process, repo};
 
 /// The copy of the workspace, and where it is built.
 pub struct Host<'a> {
@@ -43,7 +43,7 @@ impl<'a> Host<'a> {
     }
 
     fn failing(&self) -> Result<Option<String>> {
-        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let mut cargo = process::cargo();
         cargo.current_dir(self.root()).env("CARGO_TARGET_DIR", self.folder.join("host-target"));
         cargo.args(["test", "--package", "dataplane-core", "--lib", "--test", "pipeline", "--no-fail-fast"]);
         let output = cargo.output().context("cannot start cargo")?;
