@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,6 +21,7 @@ use dataplane_core::{
 use crate::{
     EbpfDataplane, Error,
     attach::RUN_DIRECTORY,
+    dataplane::program_fd,
     net::{LinkState, Network},
     object::{self, COLLECT_V4, COLLECT_V6, DETERMINISTIC, MAPS, PROGRAMS},
     probe::Features,
@@ -206,10 +207,11 @@ fn load_program(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<(), Error> {
 
 /// A descriptor of our own of a loaded program.
 fn descriptor(ebpf: &aya::Ebpf, name: &'static str) -> Result<OwnedFd, Error> {
-    let program = ebpf.program(name).and_then(|program| program.fd().ok());
-    let missing = || Error::Object { reason: format!("it has no program {name}") };
-    let own = program.ok_or_else(missing)?.as_fd().try_clone_to_owned();
-    own.map_err(|source| Error::Load { program: name.into(), log: String::new(), source: Box::new(source) })
+    program_fd(ebpf, name)?.try_clone_to_owned().map_err(|source| Error::Load {
+        program: name.into(),
+        log: String::new(),
+        source: Box::new(source),
+    })
 }
 
 fn is_denied(error: &std::io::Error) -> bool {

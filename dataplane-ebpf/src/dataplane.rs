@@ -1,6 +1,10 @@
 //! A dataplane that is open.
 
-use std::{os::fd::AsFd, path::Path, sync::Arc};
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    path::Path,
+    sync::Arc,
+};
 
 use aya::programs::Program;
 use dataplane_core::abi::{INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry};
@@ -244,11 +248,17 @@ impl Drop for EbpfDataplane {
 }
 
 fn programs(ebpf: &aya::Ebpf) -> Result<Programs<'_>, Error> {
-    let fd = |name: &'static str| {
-        let program = ebpf.program(name).and_then(|program| program.fd().ok());
-        program.map(AsFd::as_fd).ok_or_else(|| Error::Object { reason: format!("it has no program {name}") })
-    };
+    let fd = |name| program_fd(ebpf, name);
     Ok(Programs { xdp: fd(XDP)?, ingress: fd(INGRESS)?, egress: fd(EGRESS)? })
+}
+
+/// The descriptor of a loaded program.
+///
+/// # Errors
+/// [`Error::Object`] where it was not loaded.
+pub(crate) fn program_fd<'a>(ebpf: &'a aya::Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, Error> {
+    let program = ebpf.program(name).and_then(|program| program.fd().ok());
+    program.map(AsFd::as_fd).ok_or_else(|| Error::Object { reason: format!("it has no program {name}") })
 }
 
 fn entry(link: &LinkState, zone: u16, flags: u16) -> InterfaceEntry {

@@ -51,8 +51,7 @@ impl<K: Plain, V: Plain> KernelHash<K, V> {
         most: usize,
         into: &mut Vec<(K, V)>,
     ) -> Result<Option<BatchCursor>, TableError> {
-        let mut listing = BatchListing::new(self);
-        listing.resize(most.min(self.map.capacity() as usize).max(1));
+        let mut listing = BatchListing::new(self, most);
         listing.cursor = from;
         listing.fetch()?;
         let entries = listing.keys.iter().copied().zip(listing.values.iter().copied());
@@ -146,7 +145,7 @@ impl<K: Plain, V: Plain> HashTable<K, V> for KernelHash<K, V> {
     }
 
     fn entries(&self) -> Entries<'_, K, V> {
-        if self.batch { Box::new(BatchListing::new(self)) } else { Box::new(KeyListing::new(self)) }
+        if self.batch { Box::new(BatchListing::new(self, BATCH)) } else { Box::new(KeyListing::new(self)) }
     }
 }
 
@@ -162,10 +161,11 @@ struct BatchListing<'a, K, V> {
 }
 
 impl<'a, K: Plain, V: Plain> BatchListing<'a, K, V> {
-    fn new(table: &'a KernelHash<K, V>) -> Self {
+    /// Reads some `most` entries at once.
+    fn new(table: &'a KernelHash<K, V>, most: usize) -> Self {
         let mut listing =
             Self { table, keys: vec![], values: vec![], filled: 0, next: 0, cursor: None, end: false };
-        listing.resize(BATCH.min(table.map.capacity() as usize).max(1));
+        listing.resize(most.min(table.map.capacity() as usize).max(1));
         listing
     }
 
