@@ -80,6 +80,11 @@ impl Backends {
         Ok(index)
     }
 
+    /// Whether the backend has a place.
+    pub fn has_place(&self, key: &BackendKey) -> bool {
+        self.by_key.contains_key(key)
+    }
+
     /// Counts one holder less, who `selected` it for new flows or did not.
     pub fn let_go(&mut self, index: u32, selected: bool) -> Loss {
         let place = &mut self.places[index as usize];

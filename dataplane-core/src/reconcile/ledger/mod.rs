@@ -290,16 +290,13 @@ impl Ledger {
         Ok(())
     }
 
-    /// Counts a holder less that was counted a moment ago. Tells whether the backend is left without a place: nobody
-    /// wrote one yet that only this attempt held.
-    fn undo_hold(&mut self, family: IpFamily, index: u32, selected: bool) -> bool {
+    /// Counts a holder less that was counted a moment ago. Nobody wrote a backend yet that only this attempt held.
+    fn undo_hold(&mut self, family: IpFamily, index: u32, selected: bool) {
         let stood = self.unheld.contains(family, index);
         let pool = self.backends(family);
-        let is_new = pool.let_go(index, selected) == Loss::LastHolder && !stood && pool.retire(index);
-        if is_new {
+        if pool.let_go(index, selected) == Loss::LastHolder && !stood && pool.retire(index) {
             pool.give_back(index);
         }
-        is_new
     }
 
     /// A backend that nobody holds or can name soon, and that has no place any more: its generation must be cleared.

@@ -21,11 +21,9 @@ impl Ledger {
         let family = service.family();
         let mut backends = Vec::new();
         for share in shares(service) {
-            let Ok(index) = self.backends(family).hold(share.backend, false) else {
-                continue;
-            };
-            if !self.undo_hold(family, index, false)
-                && self.backends(family).hold(share.backend, false).is_ok()
+            let pool = self.backends(family);
+            if pool.has_place(&share.backend)
+                && let Ok(index) = pool.hold(share.backend, false)
             {
                 backends.push(index);
             }
