@@ -6,7 +6,7 @@ use std::{cell::Cell, net::SocketAddr, sync::Arc, time::Duration};
 use dataplane_core::{
     Controller, NextWake, SourceHandle,
     abi::{FLOW_REPLY, FlowV4, StateWord, TupleV4},
-    memory::{MemoryTables, SimulatedInterface, Simulator, Target},
+    memory::{MemoryTables, Outcome, SimulatedInterface, Simulator, Target},
     model::{Backend, Frontend, Protocol, Service},
     pipeline::{Hook, Seen, Timeouts, Verdict},
     source::Precedence,
@@ -69,15 +69,19 @@ impl Host {
         panic!("the collector does not come round: {:?}", self.control.collected());
     }
 
-    fn serve(&mut self, name: &str, port: u16, backends: &[&str]) {
-        let backends = backends.iter().map(|backend| {
-            let address: SocketAddr = backend.parse().unwrap();
-            Backend::new(address.ip(), address.port()).unwrap()
-        });
-        let frontend = Frontend::new("203.0.113.10".parse().unwrap(), port, Protocol::Udp).unwrap();
-        let service = Service::builder(name).frontend(frontend).backends(backends).build().unwrap();
+    /// Commits a service, which the controller has not seen yet.
+    fn commit(&self, service: Service) {
         self.agent.transaction().upsert(service).commit().unwrap();
+    }
+
+    fn serve(&mut self, name: &str, port: u16, backends: &[&str]) {
+        self.commit(service(name, port, backends.iter().copied().map(backend)));
         self.pass(Duration::ZERO);
+    }
+
+    /// A frame that comes in.
+    fn arrives(&self, frame: Frame) -> Outcome {
+        self.simulator.run(Hook::Ingress, 2, &frame.link(MAC, [2, 0, 0, 0, 0, 9]).build())
     }
 
     /// Where a client's datagram goes.
@@ -86,7 +90,7 @@ impl Host {
             format!("{CLIENT}:{client_port}").parse().unwrap(),
             format!("203.0.113.10:{port}").parse().unwrap(),
         );
-        let out = self.simulator.run(Hook::Ingress, 2, &frame.link(MAC, [2, 0, 0, 0, 0, 9]).build());
+        let out = self.arrives(frame);
         assert_eq!(out.verdict, Verdict::Forward);
         Dissected::of(&out.frame).unwrap().destination
     }
@@ -94,7 +98,7 @@ impl Host {
     /// Whether a backend's answer is translated back.
     fn answer(&self, backend: &str, client_port: u16) -> bool {
         let frame = Frame::udp(backend.parse().unwrap(), format!("{CLIENT}:{client_port}").parse().unwrap());
-        let out = self.simulator.run(Hook::Ingress, 2, &frame.link(MAC, [2, 0, 0, 0, 0, 9]).build());
+        let out = self.arrives(frame);
         out.verdict == Verdict::Forward
     }
 
@@ -111,6 +115,17 @@ impl Host {
     fn is_condemned(&self, replies: bool) -> bool {
         Seen::from(self.half(replies).1.state).is_condemned()
     }
+}
+
+fn backend(address: &str) -> Backend {
+    let address: SocketAddr = address.parse().unwrap();
+    Backend::new(address.ip(), address.port()).unwrap()
+}
+
+/// A service of UDP at the virtual address.
+fn service(name: &str, port: u16, backends: impl IntoIterator<Item = Backend>) -> Service {
+    let frontend = Frontend::new("203.0.113.10".parse().unwrap(), port, Protocol::Udp).unwrap();
+    Service::builder(name).frontend(frontend).backends(backends).build().unwrap()
 }
 
 #[test]
@@ -144,7 +159,7 @@ fn established_tcp_outlives_idle_udp() {
         [(client, vip, flags::SYN), (backend, client, flags::SYN | flags::ACK), (client, vip, flags::ACK)]
     {
         let frame = Frame::tcp(from.parse().unwrap(), to.parse().unwrap(), seen);
-        host.simulator.run(Hook::Ingress, 2, &frame.link(MAC, [2, 0, 0, 0, 0, 9]).build());
+        host.arrives(frame);
     }
     assert_eq!(host.entries(), 4);
     host.pass(Duration::from_secs(5 * 3600));
@@ -185,16 +200,10 @@ fn a_backend_that_comes_back_in_time_keeps_its_flows() {
     host.serve("dns", 53, &[ONE]);
     host.serve("log", 514, &[ONE]);
     host.ask(1, 53);
-    let service = |backend: &str| {
-        let address: SocketAddr = backend.parse().unwrap();
-        let frontend = Frontend::new("203.0.113.10".parse().unwrap(), 53, Protocol::Udp).unwrap();
-        let backend = Backend::new(address.ip(), address.port()).unwrap();
-        Service::builder("dns").frontend(frontend).backend(backend).build().unwrap()
-    };
     // Both changes are in the tables before the grace period of the first is over.
-    host.agent.transaction().upsert(service(OTHER)).commit().unwrap();
+    host.commit(service("dns", 53, [backend(OTHER)]));
     host.control.step(host.now);
-    host.agent.transaction().upsert(service(ONE)).commit().unwrap();
+    host.commit(service("dns", 53, [backend(ONE)]));
     host.control.step(host.now);
     host.pass(Duration::from_secs(1));
     host.collect(2);
@@ -256,21 +265,12 @@ fn the_next_frontend_of_an_index_keeps_its_flows() {
 #[test]
 fn a_draining_backend_that_leaves_a_shared_service_loses_its_flows_there() {
     let mut host = Host::new();
-    let service = |draining: Option<&str>| {
-        let frontend = Frontend::new("203.0.113.10".parse().unwrap(), 53, Protocol::Udp).unwrap();
-        let backend = |address: &str| {
-            let address: SocketAddr = address.parse().unwrap();
-            Backend::new(address.ip(), address.port()).unwrap()
-        };
-        let draining = draining.map(|address| backend(address).draining());
-        let backends = std::iter::once(backend(OTHER)).chain(draining);
-        Service::builder("dns").frontend(frontend).backends(backends).build().unwrap()
-    };
     host.serve("dns", 53, &[ONE]);
     host.serve("log", 514, &[ONE]);
     host.ask(1, 53);
-    for (step, expected) in [(service(Some(ONE)), ONE), (service(None), OTHER)] {
-        host.agent.transaction().upsert(step).commit().unwrap();
+    let draining = vec![backend(OTHER), backend(ONE).draining()];
+    for (backends, expected) in [(draining, ONE), (vec![backend(OTHER)], OTHER)] {
+        host.commit(service("dns", 53, backends));
         host.pass(Duration::from_secs(1));
         host.collect(2);
         assert_eq!(host.ask(1, 53), expected.parse().unwrap());

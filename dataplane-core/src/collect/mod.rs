@@ -24,7 +24,7 @@ const REST: Duration = Duration::from_millis(5);
 
 /// From the beginning of a round to that of the next, at the least: by then no packet is under way that met an entry before
 /// it was condemned.
-pub(crate) const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the collector has done since it began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -73,10 +73,9 @@ impl<K: Copy + Eq + Hash, V: Copy> ClockTable<K, V> {
     }
 
     pub(super) fn find(&self, key: &K) -> Option<Arc<Entry<V>>> {
-        let shard = self.shard(key).read();
-        let (_, entry) = shard.ring.get(*shard.places.get(key)?)?.as_ref()?;
+        let entry = self.look_at(key)?;
         entry.used.store(true, Ordering::Relaxed);
-        Some(Arc::clone(entry))
+        Some(entry)
     }
 
     pub(super) fn insert_new(&self, key: &K, value: V) -> Result<(), InsertError> {
@@ -188,9 +187,7 @@ impl<K: Copy + Eq + Hash + Send + Sync, V: Copy + Send + Sync> HashTable<K, V> f
     }
 
     fn get(&self, key: &K) -> Result<Option<V>, TableError> {
-        let shard = self.shard(key).read();
-        let entry = shard.places.get(key).and_then(|&place| shard.ring.get(place)?.as_ref());
-        Ok(entry.map(|(_, entry)| *entry.value.lock()))
+        Ok(self.look_at(key).map(|entry| *entry.value.lock()))
     }
 
     fn insert(&self, key: &K, value: &V) -> Result<(), TableError> {
