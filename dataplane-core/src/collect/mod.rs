@@ -5,8 +5,9 @@
 //! brought back to life meanwhile stays. A flow to a backend that left its service while another service holds it is
 //! revoked: it goes at once, so that its next packet chooses anew.
 //!
-//! Cost: a round is linear in the entries. A slice takes a fraction of a millisecond in the kernel, and the rest after it
-//! keeps the whole under one twentieth of a core.
+//! Cost: a round is linear in the entries, some ten seconds for a million. A slice takes some 180 µs in the kernel where all
+//! entries live and 270 µs where all are over, so that with the rest after it a round takes 4 to 5 % of a core while it
+//! lasts.
 
 use std::{sync::Arc, time::Duration};
 
