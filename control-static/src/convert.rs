@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, hash::Hash, net::IpAddr};
 
-use dataplane_core::model::{Backend, Frontend, IpFamily, Protocol, Service};
+use dataplane_core::model::{Backend, Frontend, IpFamily, ModelError, Protocol, Service};
 
 use crate::{
     context::{Context, Path},
@@ -66,8 +66,13 @@ fn service(
             _ => entry.name.value.to_string(),
         };
         let frontends = claims.iter().map(|claim| claim.frontend);
-        match Service::builder(&name).frontends(frontends).backends(backends).build() {
+        let choice = entry.choice.map(|choice| choice.value).unwrap_or_default();
+        match Service::builder(&name).frontends(frontends).backends(backends).choice(choice).build() {
             Ok(service) => gathering.add(service, entry.name.at, &claims, at, context),
+            Err(error @ ModelError::MaglevTooSmall { .. }) => {
+                let position = entry.choice.map_or(entry.name.at, |choice| choice.at);
+                context.report(position, at.field("choice"), Problem::Model(error));
+            }
             Err(error) => context.report(entry.name.at, at, Problem::Model(error)),
         }
     }

@@ -5,7 +5,7 @@
 
 use std::{net::IpAddr, num::NonZeroU16};
 
-use dataplane_core::model::{BackendState, Locality, Protocol, ServiceName, Weight};
+use dataplane_core::model::{BackendState, Choice, Locality, MaglevSize, Protocol, ServiceName, Weight};
 use schemars::JsonSchema;
 
 use crate::{errors::Position, schema};
@@ -76,11 +76,29 @@ pub(crate) struct ServiceEntry {
     /// The backends. With an empty list, clients are refused.
     #[schemars(with = "Vec<schema::BackendForm>")]
     pub(crate) backends: Vec<Item<BackendEntry>>,
+    /// How the backend of a new connection is chosen. `random`, where nothing is said: by lot. `maglev`: by a hash of
+    /// the connection's addresses and ports in a table that is alike on every host with the same backends.
+    #[schemars(with = "schema::ChoiceForm", default, extend("default" = "random"))]
+    pub(crate) choice: Option<Located<Choice>>,
 }
 
 impl ServiceEntry {
-    pub(crate) const FIELDS: [&str; 7] =
-        ["name", "address", "addresses", "port", "protocol", "ports", "backends"];
+    pub(crate) const FIELDS: [&str; 8] =
+        ["name", "address", "addresses", "port", "protocol", "ports", "backends", "choice"];
+}
+
+/// A choice with its settings. The short form is its name.
+#[derive(Clone, Copy, Debug, JsonSchema)]
+#[schemars(rename = "Choice", deny_unknown_fields)]
+pub(crate) struct ChoiceEntry {
+    /// The number of places in the Maglev table: a prime number that is not smaller than the number of backends, and
+    /// 16381 where nothing is said. A hundred for each backend make fine shares; each takes two bytes.
+    #[schemars(with = "schema::MaglevPlaces")]
+    pub(crate) maglev: MaglevSize,
+}
+
+impl ChoiceEntry {
+    pub(crate) const FIELDS: [&str; 1] = ["maglev"];
 }
 
 /// A port that clients connect to. The short form is the number alone, for tcp.

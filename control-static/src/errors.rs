@@ -166,6 +166,14 @@ pub enum Problem {
         /// The fields that are known here.
         expected: &'static [&'static str],
     },
+    /// The value is none of those that are known here. It may be one of them misspelt.
+    #[error("unknown value `{}`: {}expected one of {}", .name.escape_debug(), Meant(name, expected), Names(expected))]
+    UnknownValue {
+        /// The value.
+        name: String,
+        /// The values that are known here.
+        expected: &'static [&'static str],
+    },
     /// A field stands twice in one mapping.
     #[error("field `{name}` stands here twice, first at line {}", first.line)]
     DuplicateField {

@@ -5,11 +5,13 @@ use std::{
     num::NonZeroU16,
 };
 
-use dataplane_core::model::{BackendState, Locality, ModelError, Protocol, ServiceName, Weight};
+use dataplane_core::model::{
+    BackendState, Choice, Locality, MaglevSize, ModelError, Protocol, ServiceName, Weight,
+};
 
 use crate::{
     context::{Context, Path, excerpt},
-    document::{BackendEntry, Document, Item, Located, PortEntry, Removals, ServiceEntry},
+    document::{BackendEntry, ChoiceEntry, Document, Item, Located, PortEntry, Removals, ServiceEntry},
     errors::{Position, Problem},
     yaml::{Node, Value, is_null},
 };
@@ -41,7 +43,7 @@ const LIST_OF_BACKENDS: &str = "a list of backends, or `[]` for none on purpose"
 
 fn service(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Option<ServiceEntry> {
     let expected = "a service: a mapping with `name`, `address`, `port` and `backends`";
-    let [name, address, addresses, port, protocol, ports, backends] =
+    let [name, address, addresses, port, protocol, ports, backends, choice] =
         fields(node, at, &ServiceEntry::FIELDS, expected, context)?;
 
     let excluded = [
@@ -81,6 +83,7 @@ fn service(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Option<S
     let expected = "list them, such as `- 192.0.2.11:8080`, or write `backends: []` for none on purpose";
     let backends = required(backends, node, at, "backends", expected, context)
         .and_then(|node| list(node, at.field("backends"), LIST_OF_BACKENDS, backend, context));
+    let choice = optional(choice, |node| located(node, at.field("choice"), choice_of, context));
 
     let entry = ServiceEntry {
         name: name?,
@@ -90,6 +93,7 @@ fn service(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Option<S
         protocol: protocol?,
         ports: ports?,
         backends: backends?,
+        choice: choice?,
     };
     consistent.then_some(entry)
 }
@@ -104,6 +108,26 @@ fn port_entry(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Optio
         .and_then(|node| port_number(node, at.field("port"), context));
     let protocol = optional(protocol, |node| protocol_name(node, at.field("protocol"), context));
     Some(PortEntry { port: port?, protocol: protocol? })
+}
+
+fn choice_of(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Option<Choice> {
+    if let Value::Scalar { text, .. } = &node.value {
+        return match &**text {
+            "random" => Some(Choice::Random),
+            "maglev" => Some(Choice::Maglev(MaglevSize::default())),
+            _ if is_null(text) => unexpected(node, at, "`random` or `maglev`", context),
+            other => {
+                let name = excerpt(other).into_owned();
+                context.refuse(node.at, at, Problem::UnknownValue { name, expected: &["random", "maglev"] })
+            }
+        };
+    }
+    let expected = "a choice: `random`, `maglev`, or a mapping such as `maglev: 16381`";
+    let [maglev] = fields(node, at, &ChoiceEntry::FIELDS, expected, context)?;
+    let size = required(maglev, node, at, "maglev", "the number of places, such as 16381", context)
+        .and_then(|node| maglev_size(node, at.field("maglev"), context));
+    let entry = ChoiceEntry { maglev: size? };
+    Some(Choice::Maglev(entry.maglev))
 }
 
 fn backend(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Option<BackendEntry> {
@@ -201,6 +225,16 @@ fn weight_number(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Op
     match number(node).and_then(|number| Weight::new(number).ok()) {
         Some(weight) => Some(weight),
         None => unexpected(node, at, "a weight: a number from 0 (no new connections) to 256", context),
+    }
+}
+
+fn maglev_size(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Option<MaglevSize> {
+    let Some(places) = number(node) else {
+        return unexpected(node, at, "a number of places: a prime number up to 65521", context);
+    };
+    match MaglevSize::new(places) {
+        Ok(size) => Some(size),
+        Err(error) => context.refuse(node.at, at, Problem::Model(error)),
     }
 }
 

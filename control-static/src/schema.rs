@@ -5,13 +5,13 @@
 
 use std::borrow::Cow;
 
-use dataplane_core::model::{ServiceName, Weight};
+use dataplane_core::model::{MaglevSize, ServiceName, Weight};
 use schemars::{
     JsonSchema, Schema, SchemaGenerator, json_schema,
     transform::{RecursiveTransform, Transform},
 };
 
-use crate::document::{BackendEntry, Document, PortEntry};
+use crate::document::{BackendEntry, ChoiceEntry, Document, PortEntry};
 
 /// The JSON schema (draft 2020-12) of a document.
 ///
@@ -100,6 +100,16 @@ value!(
     { "enum": ["remote", "local"] }
 );
 value!(
+    /// How a backend is chosen.
+    ChoiceName,
+    { "enum": ["random", "maglev"] }
+);
+value!(
+    /// The size of a Maglev table. That it must be prime is left to the parser.
+    MaglevPlaces,
+    { "type": "integer", "minimum": 2, "maximum": MaglevSize::MAX.get() }
+);
+value!(
     /// A backend's short form.
     BackendText,
     {
@@ -134,6 +144,9 @@ pub(crate) type BackendForm = Form<BackendText, BackendEntry>;
 
 /// A port as a number or as a mapping.
 pub(crate) type PortForm = Form<Port, PortEntry>;
+
+/// A choice as a name or as a mapping.
+pub(crate) type ChoiceForm = Form<ChoiceName, ChoiceEntry>;
 
 impl<Short: JsonSchema, Long: JsonSchema> JsonSchema for Form<Short, Long> {
     fn inline_schema() -> bool {

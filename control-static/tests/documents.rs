@@ -8,7 +8,9 @@ use std::{
 };
 
 use control_static::{Picture, parse};
-use dataplane_core::model::{Backend, BackendState, Frontend, Locality, Protocol, Service, Weight};
+use dataplane_core::model::{
+    Backend, BackendState, Choice, Frontend, Locality, MaglevSize, Protocol, Service, Weight,
+};
 use proptest::prelude::*;
 
 fn address(text: &str) -> IpAddr {
@@ -66,6 +68,25 @@ fn the_documented_example_is_a_document() {
     let picture = read(&document);
     assert_eq!(picture.services().len(), 1);
     assert_eq!(picture.services()[0].backends().len(), 3);
+}
+
+#[test]
+fn a_choice_has_a_short_form_and_a_long_one() {
+    let choice = |choice: &str| {
+        let document = format!(
+            "services: [{{name: web, addresses: [203.0.113.10, 2001:db8::10], port: 80, backends: []{choice}}}]"
+        );
+        let picture = read(&document);
+        let choices: Vec<_> = picture.services().iter().map(|service| service.choice()).collect();
+        assert_eq!(choices.len(), 2, "one service for each family");
+        assert_eq!(choices[0], choices[1]);
+        choices[0]
+    };
+    assert_eq!(choice(""), Choice::Random);
+    assert_eq!(choice(", choice: random"), Choice::Random);
+    assert_eq!(choice(", choice: maglev"), Choice::Maglev(MaglevSize::default()));
+    assert_eq!(choice(", choice: {maglev: 65521}"), Choice::Maglev(MaglevSize::MAX));
+    assert_eq!(choice(", choice: {maglev: 2}"), Choice::Maglev(MaglevSize::new(2).unwrap()));
 }
 
 #[test]

@@ -40,6 +40,7 @@ fn schema_and_parser_know_the_same_fields() {
         ("/properties", "", "{x: 1}"),
         ("/$defs/Service/properties", "services[0]", "services: [{x: 1}]"),
         ("/$defs/Port/properties", "services[0].ports[0]", "services: [{ports: [{x: 1}]}]"),
+        ("/$defs/Choice/properties", "services[0].choice", "services: [{choice: {x: 1}}]"),
         ("/$defs/Backend/properties", "services[0].backends[0]", "services: [{backends: [{x: 1}]}]"),
     ] {
         let in_schema: BTreeSet<&str> =
@@ -62,6 +63,7 @@ fn schema_is_as_strict_as_the_parser() {
         ("", vec!["services"]),
         ("/$defs/Service", vec!["backends", "name"]),
         ("/$defs/Port", vec!["port"]),
+        ("/$defs/Choice", vec!["maglev"]),
         ("/$defs/Backend", vec!["address", "port"]),
     ] {
         let object = schema.pointer(at).unwrap();

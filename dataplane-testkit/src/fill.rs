@@ -7,8 +7,8 @@ use std::{
 
 use dataplane_core::{
     abi::{
-        BACKEND_DRAINING, BACKEND_LOCAL, BackendRef, BackendV4, BackendV6, SLOT_HEADER_WORDS,
-        SLOT_LINE_WORDS, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
+        BACKEND_DRAINING, BACKEND_LOCAL, BackendRef, BackendV4, BackendV6, SLOT_LINE_WORDS, SLOT_SEED_WORD,
+        ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
     },
     tables::{Store, TableError},
     wire::Be16,
@@ -131,12 +131,47 @@ impl Filler {
         service: FilledService,
         backends: &[BackendRef],
     ) -> Result<(), TableError> {
-        let line = self.next_line;
         let entries = u32::try_from(backends.len()).unwrap_or(u32::MAX);
-        self.next_line += (SLOT_HEADER_WORDS + entries).div_ceil(SLOT_LINE_WORDS);
         let mut words = vec![SlotHeader::new(entries, 0).0, 0, 0, 0];
         words.extend(backends.iter().map(|backend| backend.0));
-        store.slots().store(line * SLOT_LINE_WORDS, &words)?;
+        self.point_to_words(store, service, &words)
+    }
+
+    /// Points a frontend to a list of backends, each once, with a Maglev table. At each place stands the index of a
+    /// backend in the list; nothing asks that they are those that Maglev gives it.
+    ///
+    /// # Errors
+    /// [`TableError`] where the store refuses.
+    pub fn point_by_maglev(
+        &mut self,
+        store: &dyn Store,
+        service: FilledService,
+        backends: &[BackendRef],
+        table: &[u16],
+        seed: u64,
+    ) -> Result<(), TableError> {
+        let entries = u32::try_from(backends.len()).unwrap_or(u32::MAX);
+        let places = u32::try_from(table.len()).unwrap_or(u32::MAX);
+        let mut words = vec![SlotHeader::new(entries, places).0, 0, 0, 0];
+        words[SLOT_SEED_WORD as usize] = seed;
+        words.extend(backends.iter().map(|backend| backend.0));
+        // Written out, and not by what the tables are packed with: this is what that is held to.
+        words.extend(table.chunks(4).map(|indexes| {
+            let at = |place: usize| u64::from(indexes.get(place).copied().unwrap_or(0));
+            at(0) + at(1) * 0x1_0000 + at(2) * 0x1_0000_0000 + at(3) * 0x1_0000_0000_0000
+        }));
+        self.point_to_words(store, service, &words)
+    }
+
+    fn point_to_words(
+        &mut self,
+        store: &dyn Store,
+        service: FilledService,
+        words: &[u64],
+    ) -> Result<(), TableError> {
+        let line = self.next_line;
+        self.next_line += u32::try_from(words.len()).unwrap_or(u32::MAX).div_ceil(SLOT_LINE_WORDS);
+        store.slots().store(line * SLOT_LINE_WORDS, words)?;
         store.service_words().store(service.index, &[ServiceWord::new(line, service.tag).0])
     }
 }

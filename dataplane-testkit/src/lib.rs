@@ -8,6 +8,7 @@
 //! | [`witness`] | tables that are read after each write, by readers under way |
 //! | [`frames`] | frames built and taken apart, byte by byte |
 //! | [`fill`] | tables filled by hand, for tests of packets alone |
+//! | [`maglev`] | Maglev tables made slowly and obviously, to hold the fast way to |
 //! | [`net`] | network namespaces joined by veth, sockets for scenarios, kernel counters, topologies |
 #![deny(unsafe_code)]
 
@@ -16,5 +17,6 @@ pub mod conformance;
 pub mod faulty;
 pub mod fill;
 pub mod frames;
+pub mod maglev;
 pub mod net;
 pub mod witness;

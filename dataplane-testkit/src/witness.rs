@@ -22,7 +22,7 @@ use zerocopy::IntoBytes;
 /// reader that began before the write and after the last grace period:
 ///
 /// - who holds what the hash said finds a word of the same tag with a whole list behind it, or a word of another tag;
-/// - who holds a word finds the list as it was;
+/// - who holds a word finds the list as it was; with a Maglev table each place names an entry, and each entry has a place;
 /// - who holds an entry of a list finds the backend that it named;
 /// - who found a backend's generation, in a list or in a flow, finds the rest of it unchanged.
 ///
@@ -97,13 +97,14 @@ impl Witness {
     }
 
     /// From now on a frontend may lead to these backends, beside those that were allowed before: to all of them and to
-    /// no others, each as often as it stands in the list.
+    /// no others, each as often as it stands in the list, or with a Maglev table as often as it has a place there.
     pub fn allow(&self, frontend: &Frontend, mut backends: Vec<SocketAddr>) {
         backends.sort_unstable();
         lock(&self.readers).allowed.entry(frontend.into()).or_default().insert(backends);
     }
 
-    /// What a client of a frontend may be sent to, sorted, each as often as it stands in the list.
+    /// What a client of a frontend may be sent to, sorted, each as often as it stands in the list, or with a Maglev table as
+    /// often as it has a place there.
     ///
     /// # Panics
     /// Where the frontend is in the hash and does not resolve.
@@ -122,7 +123,7 @@ impl Witness {
             .into_iter()
             .flat_map(|(array, found, key)| {
                 let (_, list) = follow(store, array, found, key.tag());
-                let entries = list[SLOT_HEADER_WORDS as usize..].to_vec();
+                let entries = entries(&list).to_vec();
                 entries.into_iter().map(move |entry| (array, BackendRef(entry).index()))
             })
             .collect();
@@ -167,7 +168,8 @@ fn count(array: &dyn WordArray, is: impl Fn(u64) -> bool) -> u32 {
     set.count() as u32
 }
 
-/// What a client of a frontend may be sent to, sorted, each as often as it stands in the list.
+/// What a client of a frontend may be sent to, sorted, each as often as it stands in the list, or with a Maglev table as
+/// often as it has a place there.
 ///
 /// # Panics
 /// Where the frontend is in the hash and does not resolve.
@@ -208,12 +210,17 @@ fn read_list(store: &dyn Store, array: Array, base: u32) -> Vec<u64> {
     assert_ne!(base, 0, "a word points to line 0");
     let start = base * SLOT_LINE_WORDS;
     let header = SlotHeader(store.slots().load(start, 0).expect("a list within the slots"));
-    assert_eq!(header.table(), 0);
-    let length = SLOT_HEADER_WORDS + header.entries();
+    let length = SLOT_HEADER_WORDS + header.entries() + header.table().div_ceil(4);
     let words =
         (start..start + length).map(|slot| store.slots().load(slot, 0).expect("a list within the slots"));
     let words: Vec<u64> = words.collect();
-    for &entry in &words[SLOT_HEADER_WORDS as usize..] {
+    if header.table() > 0 {
+        let named: BTreeSet<u16> = places(&words).into_iter().collect();
+        let wrong = named.iter().find(|&&place| u32::from(place) >= header.entries());
+        assert_eq!(wrong, None, "list {base} has a place for an entry that it does not have");
+        assert_eq!(named.len() as u32, header.entries(), "list {base} has an entry without a place");
+    }
+    for &entry in entries(&words) {
         let entry = BackendRef(entry);
         let backend = read_backend(store, array, entry.index());
         assert_ne!(entry.generation(), 0, "list {base} names nobody");
@@ -221,6 +228,23 @@ fn read_list(store: &dyn Store, array: Array, base: u32) -> Vec<u64> {
         assert!(!is_marked(store, array, entry.index()), "list {base} names {entry:?}, who drains");
     }
     words
+}
+
+/// The entries of a list.
+fn entries(list: &[u64]) -> &[u64] {
+    let count = SlotHeader(list[0]).entries() as usize;
+    &list[SLOT_HEADER_WORDS as usize..][..count]
+}
+
+/// The indexes in a list's Maglev table, byte by byte as `docs/tables.md` has it; empty where there is none.
+fn places(list: &[u64]) -> Vec<u16> {
+    let header = SlotHeader(list[0]);
+    let bytes: Vec<u8> = list[(SLOT_HEADER_WORDS + header.entries()) as usize..]
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .collect();
+    let indexes = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+    indexes.take(header.table() as usize).collect()
 }
 
 fn backends(store: &dyn Store, array: Array) -> &dyn WordArray {
@@ -263,7 +287,10 @@ fn addresses(store: &dyn Store, array: Array, list: &[u64]) -> Vec<SocketAddr> {
             }
         }
     };
-    let mut addresses: Vec<SocketAddr> = list[SLOT_HEADER_WORDS as usize..].iter().map(address).collect();
+    let mut addresses: Vec<SocketAddr> = entries(list).iter().map(address).collect();
+    if SlotHeader(list[0]).table() > 0 {
+        addresses = places(list).into_iter().map(|place| addresses[usize::from(place)]).collect();
+    }
     addresses.sort_unstable();
     addresses
 }
@@ -285,7 +312,7 @@ impl Readers {
     }
 
     fn see_list(&mut self, store: &dyn Store, array: Array, base: u32, list: Vec<u64>) {
-        for &entry in &list[SLOT_HEADER_WORDS as usize..] {
+        for &entry in entries(&list) {
             let index = BackendRef(entry).index();
             self.backends.entry((array, index)).or_insert_with(|| read_backend(store, array, index));
         }

@@ -13,13 +13,13 @@ use dataplane_core::{
     Controller, SourceHandle,
     abi::{BackendV4, BackendV6},
     memory::MemoryTables,
-    model::{Backend, BackendState, Frontend, Protocol, Service, ServiceName, Weight},
+    model::{Backend, BackendState, Choice, Frontend, MaglevSize, Protocol, Service, ServiceName, Weight},
     reconcile::{NextWake, Usage},
     source::Precedence,
     state::{Phase, RemovalGuard},
     tables::{Capacity, Store},
 };
-use dataplane_testkit::{conformance::settle, faulty::FaultyStore, witness::Witness};
+use dataplane_testkit::{conformance::settle, faulty::FaultyStore, maglev::slow_table, witness::Witness};
 use proptest::prelude::*;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -45,7 +45,14 @@ struct Wish {
     six: bool,
     frontends: BTreeSet<u8>,
     backends: BTreeMap<u8, (u16, bool)>,
+    /// The size of its Maglev table, if it has one.
+    maglev: Option<u32>,
 }
+
+/// Sizes of Maglev tables: not smaller than there are backends in a wish, and so small that shares are coarse.
+const SIZES: [u32; 3] = [7, 13, 41];
+
+const SEED: u64 = 77;
 
 impl Wish {
     fn service(&self) -> Service {
@@ -58,7 +65,10 @@ impl Wish {
                 .with_weight(Weight::new(weight.into()).unwrap())
                 .with_state(state)
         });
-        Service::builder(&format!("s{}", self.name)).frontends(frontends).backends(backends).build().unwrap()
+        let choice =
+            self.maglev.map_or(Choice::Random, |size| Choice::Maglev(MaglevSize::new(size).unwrap()));
+        let service = Service::builder(&format!("s{}", self.name)).frontends(frontends).backends(backends);
+        service.choice(choice).build().unwrap()
     }
 }
 
@@ -72,13 +82,20 @@ fn frontends() -> impl Iterator<Item = Frontend> {
     (0..6).flat_map(|n| [frontend(n, false), frontend(n, true)])
 }
 
-/// Where a frontend of this service leads to, worked out by counting: a common divisor is looked for, not computed.
+/// Where a frontend of this service leads to, worked out by counting: a common divisor is looked for, not computed. With a
+/// Maglev table each backend counts as often as it has a place there.
 fn leads_to(service: &Service) -> Vec<SocketAddr> {
     let chosen: Vec<&Backend> = service
         .backends()
         .iter()
         .filter(|backend| backend.state() == BackendState::Active && backend.weight().get() > 0)
         .collect();
+    if let Choice::Maglev(size) = service.choice() {
+        let weights: Vec<_> = chosen.iter().map(|b| (b.socket_address(), b.weight().get())).collect();
+        let mut addresses = slow_table(size.get(), SEED, &weights);
+        addresses.sort_unstable();
+        return addresses;
+    }
     let divisor =
         (1..=256).rev().find(|divisor| chosen.iter().all(|b| b.weight().get() % divisor == 0)).unwrap();
     let mut addresses = Vec::new();
@@ -118,8 +135,15 @@ fn wish() -> impl Strategy<Value = Wish> {
         prop::bool::weighted(0.3),
         prop::collection::btree_set(0u8..6, 1..4),
         prop::collection::btree_map(0u8..8, (0u16..5, prop::bool::weighted(0.2)), 0..6),
+        prop::option::weighted(0.4, prop::sample::select(&SIZES[..])),
     )
-        .prop_map(|(name, six, frontends, backends)| Wish { name, six, frontends, backends })
+        .prop_map(|(name, six, frontends, backends, maglev)| Wish {
+            name,
+            six,
+            frontends,
+            backends,
+            maglev,
+        })
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -170,6 +194,7 @@ impl World {
         let control = Controller::builder(store.clone())
             .removal_guard(RemovalGuard::off())
             .services_per_step(per_step)
+            .maglev_seed(SEED)
             .build();
         let sources = OWNERS
             .iter()

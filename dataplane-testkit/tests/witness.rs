@@ -141,6 +141,24 @@ fn a_list_must_name_those_who_are_there_and_take_flows() {
 }
 
 #[test]
+fn a_maglev_table_must_name_each_entry_and_no_others() {
+    let table = |places: &'static [u16]| {
+        move |world: &mut World| {
+            let entries = [world.first, world.second];
+            let (witness, service) = (&world.witness, world.service);
+            world.filler.point_by_maglev(witness, service, &entries, places, 3).unwrap();
+        }
+    };
+    objects(nothing, table(&[0, 1, 2, 0, 1]), "a place for an entry that it does not have");
+    objects(nothing, table(&[1, 1, 1, 1, 1]), "an entry without a place");
+    let mut world = World::new();
+    table(&[0, 1, 1, 1, 0])(&mut world);
+    let frontend = Frontend::new("203.0.113.10".parse().unwrap(), 80, Protocol::Tcp).unwrap();
+    let expected = [FIRST, FIRST, SECOND, SECOND, SECOND].map(|address| address.parse().unwrap());
+    assert_eq!(world.witness.resolve(&frontend), Some(expected.to_vec()));
+}
+
+#[test]
 fn nothing_changes_under_readers_who_came_before_the_grace_period() {
     let remove = |world: &mut World| world.filler.remove_backend(&world.witness, world.first, false).unwrap();
     objects(

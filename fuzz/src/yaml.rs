@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use dataplane_core::model::{BackendState, Locality, Service};
+use dataplane_core::model::{BackendState, Choice, Locality, Service};
 
 /// Reads bytes as a document and checks what must hold.
 ///
@@ -25,6 +25,7 @@ pub fn read(bytes: &[u8]) {
         let again = Service::builder(service.name().as_str())
             .frontends(service.frontends().iter().copied())
             .backends(service.backends().iter().copied())
+            .choice(service.choice())
             .build();
         assert_eq!(again.as_ref(), Ok(service), "the model itself refuses it");
     }
@@ -62,6 +63,12 @@ fn write(services: &[Service]) -> String {
         line(&mut text, format_args!("  ports:"));
         for (port, protocol) in ports {
             line(&mut text, format_args!("  - {{port: {port}, protocol: {protocol}}}"));
+        }
+        match service.choice() {
+            Choice::Maglev(size) => {
+                line(&mut text, format_args!("  choice:\n    maglev: {}", size.get()));
+            }
+            _ => line(&mut text, format_args!("  choice: random")),
         }
         let none = if service.backends().is_empty() { " []" } else { "" };
         line(&mut text, format_args!("  backends:{none}"));

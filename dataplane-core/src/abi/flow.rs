@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{mix, service::word_of_two};
+use super::{mix, scatter, service::word_of_two};
 use crate::wire::{Be16, Ipv4Address, Ipv6Address};
 
 /// Flag of a flow: this entry is that of the replies.
@@ -98,7 +98,23 @@ macro_rules! ports_and_scope {
     };
 }
 
+macro_rules! ports_and_protocol {
+    ($tuple:expr) => {
+        ($tuple.source_port.get() as u64) << 32
+            | ($tuple.destination_port.get() as u64) << 16
+            | $tuple.protocol as u64
+    };
+}
+
 impl TupleV4 {
+    /// Where the flow belongs in a Maglev table: a number that is evenly spread over all 32 bits, made of the addresses,
+    /// the ports and the protocol, and alike on every host. Scope and zone are the host's own, and are left out.
+    #[inline(always)]
+    pub const fn hash(&self, seed: u64) -> u32 {
+        let addresses = (u32::from_be(self.source.0) as u64) << 32 | u32::from_be(self.destination.0) as u64;
+        (scatter(scatter(seed, addresses), ports_and_protocol!(self)) >> 32) as u32
+    }
+
     /// What the flow's entry carries to show that it is this tuple's.
     #[inline(always)]
     pub const fn tag(&self) -> u32 {
@@ -109,6 +125,16 @@ impl TupleV4 {
 }
 
 impl TupleV6 {
+    /// Where the flow belongs in a Maglev table. See [`TupleV4::hash`].
+    #[inline(always)]
+    pub const fn hash(&self, seed: u64) -> u32 {
+        let (source_high, source_low) = self.source.numbers();
+        let (destination_high, destination_low) = self.destination.numbers();
+        let hash = scatter(scatter(seed, source_high), source_low);
+        let hash = scatter(scatter(hash, destination_high), destination_low);
+        (scatter(hash, ports_and_protocol!(self)) >> 32) as u32
+    }
+
     /// What the flow's entry carries to show that it is this tuple's.
     #[inline(always)]
     pub const fn tag(&self) -> u32 {
@@ -138,6 +164,119 @@ mod tests {
             if bit < 152 {
                 prop_assert_ne!(four(&bytes).tag(), four(&other).tag());
             }
+        }
+    }
+
+    /// Two tuples, and the seed, for the tests of the hash.
+    fn tuples() -> impl Strategy<Value = (TupleV4, TupleV6, u64)> {
+        (any::<[u8; 44]>(), any::<u64>()).prop_map(|(bytes, seed)| {
+            let six = TupleV6::read_from_bytes(&bytes).unwrap();
+            (TupleV4::read_from_bytes(&bytes[..20]).unwrap(), six, seed)
+        })
+    }
+
+    proptest! {
+        /// The hash is that of the numbers which the packet's bytes stand for, worked out here in wider arithmetic.
+        #[test]
+        fn the_hash_is_that_of_the_packets_numbers((four, six, seed) in tuples()) {
+            fn slow(seed: u64, numbers: &[u128]) -> u32 {
+                const RANGE: u128 = 1 << 64;
+                let mut hash = u128::from(seed);
+                for number in numbers {
+                    hash = ((hash ^ number) + 0x9e37_79b9_7f4a_7c15) % RANGE;
+                    hash = ((hash ^ (hash / (1 << 30))) * 0xbf58_476d_1ce4_e5b9) % RANGE;
+                    hash = ((hash ^ (hash / (1 << 27))) * 0x94d0_49bb_1331_11eb) % RANGE;
+                    hash ^= hash / (1 << 31);
+                }
+                u32::try_from(hash / (1 << 32)).unwrap()
+            }
+            let last = |source: Be16, destination: Be16, protocol: u8| {
+                (u128::from(source.get()) << 32) + (u128::from(destination.get()) << 16) + u128::from(protocol)
+            };
+            let number = |address| u128::from(u32::from(std::net::Ipv4Addr::from(address)));
+            let ports = last(four.source_port, four.destination_port, four.protocol);
+            let addresses = (number(four.source) << 32) + number(four.destination);
+            prop_assert_eq!(four.hash(seed), slow(seed, &[addresses, ports]));
+            let halves = |address| {
+                let number = u128::from(std::net::Ipv6Addr::from(address));
+                [number >> 64, number % (1 << 64)]
+            };
+            let ports = last(six.source_port, six.destination_port, six.protocol);
+            let numbers = [&halves(six.source)[..], &halves(six.destination), &[ports]].concat();
+            prop_assert_eq!(six.hash(seed), slow(seed, &numbers));
+        }
+
+        /// Hosts have zones and scopes of their own.
+        #[test]
+        fn the_hash_leaves_out_what_is_the_hosts_own((four, six, seed) in tuples(), zone in any::<u16>()) {
+            let other = TupleV4 { zone, scope: 7, reserved: 1, ..four };
+            prop_assert_eq!(other.hash(seed), four.hash(seed));
+            let other = TupleV6 { zone, scope: 7, reserved: 1, ..six };
+            prop_assert_eq!(other.hash(seed), six.hash(seed));
+        }
+    }
+
+    /// One bit of the tuple or of the seed changes each bit of the hash in half of all cases.
+    #[test]
+    fn each_bit_reaches_each_bit_of_the_hash() {
+        const SAMPLES: u32 = 4000;
+        // Half of 4000, and seven standard deviations of 32 to either side: 10,000 counters, and a false alarm in 10^7.
+        let half = SAMPLES / 2 - 224..=SAMPLES / 2 + 224;
+        let check = |name: &str, bit: usize, changed: [u32; 32]| {
+            for (of, count) in changed.into_iter().enumerate() {
+                assert!(
+                    half.contains(&count),
+                    "{name}: bit {bit} changes bit {of} {count} times of {SAMPLES}"
+                );
+            }
+        };
+        let count = |differ: u32, changed: &mut [u32; 32]| {
+            for (of, count) in changed.iter_mut().enumerate() {
+                *count += differ >> of & 1;
+            }
+        };
+        let mut draw = 0x1234_5678u64;
+        let mut random = || {
+            draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            draw >> 24
+        };
+        // Clients of one network at one service, and few ports: what differs is little, as it is in the field.
+        let mut four = |flip: Option<usize>| {
+            let mut bytes = [0u8; 20];
+            bytes[..4].copy_from_slice(&[10, 0, 0, random() as u8]);
+            bytes[4..10].copy_from_slice(&[203, 0, 113, 10, 0x9c, random() as u8]);
+            (bytes[11], bytes[18]) = (80, 6);
+            let seed = random() & 0xff;
+            let tuple = |bytes: &[u8]| TupleV4::read_from_bytes(bytes).unwrap();
+            let before = tuple(&bytes).hash(seed);
+            match flip {
+                Some(bit) => {
+                    bytes[bit / 8] ^= 1 << (bit % 8);
+                    before ^ tuple(&bytes).hash(seed)
+                }
+                None => before ^ tuple(&bytes).hash(seed ^ 1 << (random() % 64)),
+            }
+        };
+        // Scope and zone are bits 96 to 143.
+        for bit in (0..96).chain(144..152) {
+            let mut changed = [0; 32];
+            (0..SAMPLES).for_each(|_| count(four(Some(bit)), &mut changed));
+            check("v4", bit, changed);
+        }
+        let mut changed = [0; 32];
+        (0..SAMPLES).for_each(|_| count(four(None), &mut changed));
+        check("the seed", 0, changed);
+        for bit in (0..288).chain(336..344) {
+            let mut changed = [0; 32];
+            for sample in 0..SAMPLES {
+                let mut bytes = [0u8; 44];
+                bytes[15] = sample as u8;
+                bytes[33] = (sample >> 8) as u8;
+                let before = TupleV6::read_from_bytes(&bytes).unwrap().hash(7);
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                count(before ^ TupleV6::read_from_bytes(&bytes).unwrap().hash(7), &mut changed);
+            }
+            check("v6", bit, changed);
         }
     }
 }

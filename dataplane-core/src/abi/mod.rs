@@ -25,12 +25,13 @@ pub use counters::{COUNTERS, ServiceCounters, counter_index};
 pub use flow::{FLOW_LOCAL, FLOW_REPLY, FlowV4, FlowV6, StateWord, TupleV4, TupleV6};
 pub use interface::{INTERFACE_PLACES, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry};
 pub use service::{
-    SLOT_HEADER_WORDS, SLOT_LINE_WORDS, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
+    SLOT_HEADER_WORDS, SLOT_LINE_WORDS, SLOT_SEED_WORD, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord,
+    SlotHeader,
 };
 pub use suspect::{COLLECTOR_WORDS, CollectorWord, SUSPECTS, SuspectV4, SuspectV6};
 
 /// The version of everything in this module. It rises with each change of a layout or of a field's meaning.
-pub const ABI_VERSION: u64 = 1;
+pub const ABI_VERSION: u64 = 2;
 
 /// Names of the maps in the object and under a pin directory.
 pub mod map {
@@ -77,4 +78,18 @@ const fn mix(a: u64, b: u64) -> u32 {
     // Odd constants without structure: the fractional bits of the golden ratio and of the square root of 2.
     let mixed = a.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ b.wrapping_mul(0x6a09_e667_f3bc_c909);
     (mixed >> 32) as u32
+}
+
+/// One step of a hash that is well mixed: each bit of the result depends on each bit of both arguments. For one value of
+/// either argument it is a bijection of the other.
+///
+/// What hosts must agree on is hashed so: Maglev's permutations, and a flow's place in a Maglev table. It is the
+/// finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), fed with one word after the other; no hash against an adversary who knows the
+/// seed.
+#[inline(always)]
+pub(crate) const fn scatter(state: u64, word: u64) -> u64 {
+    let mut z = (state ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
 }

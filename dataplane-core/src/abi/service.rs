@@ -105,16 +105,57 @@ word_of_two! {
 /// The slot table is handed out in lines of so many words: a cache line of 64 bytes.
 pub const SLOT_LINE_WORDS: u32 = 8;
 
-/// Words in front of a list's entries. The rest of the header is reserved.
+/// Words in front of a list's entries: [`SlotHeader`], a seed, and two that are 0.
 pub const SLOT_HEADER_WORDS: u32 = 4;
 
+/// Which word of the header is the seed of the hash that finds a flow's place in the Maglev table; 0 without a table.
+///
+/// It belongs to the list, so that it changes together with the table.
+pub const SLOT_SEED_WORD: u32 = 1;
+
 word_of_two! {
-    /// First word of a list in the slot table. Behind the header stand [`BackendRef`](super::BackendRef)s, one for
-    /// each unit of weight. A list never changes while a packet may read it.
+    /// First word of a list in the slot table. Behind the header stand [`BackendRef`](super::BackendRef)s: without a
+    /// Maglev table one for each unit of weight, with one each backend once and behind them the table. A list never
+    /// changes while a packet may read it.
+    ///
+    /// The table is packed: each place is a 16-bit index of an entry, four to a word, the first in the lowest bits.
     SlotHeader,
     entries: "How many entries follow the header. 0: no backend takes new flows.",
-    table: "0; the size of the Maglev table, once there is one."
+    table: "How many places the Maglev table has, at most 65521; 0: there is none, entries are chosen from at random."
 }
+
+impl SlotHeader {
+    /// How many words the Maglev table takes.
+    #[inline(always)]
+    pub const fn table_words(self) -> u32 {
+        self.table().div_ceil(PLACES_PER_WORD)
+    }
+
+    /// In which word of the Maglev table a place is.
+    #[inline(always)]
+    pub const fn word_of(place: u32) -> u32 {
+        place / PLACES_PER_WORD
+    }
+
+    /// The words of a table of these indexes.
+    pub fn pack(indexes: &[u16]) -> impl Iterator<Item = u64> + '_ {
+        indexes.chunks(PLACES_PER_WORD as usize).map(|indexes| {
+            let place = (0u32..).zip(indexes);
+            place.fold(0, |word, (place, &index)| word | u64::from(index) << (place << PLACE_SHIFT))
+        })
+    }
+
+    /// The index at a place, from its word.
+    #[inline(always)]
+    pub const fn index_in(word: u64, place: u32) -> u32 {
+        let shift = (place % PLACES_PER_WORD) << PLACE_SHIFT;
+        (word >> shift) as u16 as u32
+    }
+}
+
+const PLACES_PER_WORD: u32 = 4;
+/// A place is 16 bits wide.
+const PLACE_SHIFT: u32 = 4;
 
 const _: () = assert!(size_of::<ServiceKeyV4>() == 8 && size_of::<ServiceKeyV6>() == 20);
 

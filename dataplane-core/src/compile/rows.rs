@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use super::BackendKey;
+use super::{BackendKey, Share, maglev_table};
 use crate::{
     abi::{
         BACKEND_DRAINING, BACKEND_LOCAL, BackendRef, BackendV4, BackendV6, SLOT_HEADER_WORDS,
-        SLOT_LINE_WORDS, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
+        SLOT_LINE_WORDS, SLOT_SEED_WORD, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
     },
-    model::{Frontend, IpFamily},
+    model::{Choice, Frontend, IpFamily, MaglevSize},
     tables::{Family, V4, V6},
     wire::Be16,
 };
@@ -70,23 +70,54 @@ impl BackendRow {
 pub struct ListRow {
     /// Its first line.
     pub base: u32,
-    /// Its entries: each backend as often as its share is.
+    /// Its entries.
     pub entries: Box<[BackendRef]>,
+    /// How one of them is chosen.
+    pub kind: ListKind,
+}
+
+/// How an entry of a list is chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListKind {
+    /// At random; each backend stands in the list as often as its share is.
+    Random,
+    /// By a Maglev table of the entries, each of which is another backend.
+    Maglev {
+        /// How many places the table has.
+        size: MaglevSize,
+        /// What permutations and hashes are made with.
+        seed: u64,
+        /// The backends, in the order of the entries.
+        shares: Box<[Share]>,
+    },
 }
 
 impl ListRow {
-    /// How many lines a list of so many entries takes.
-    pub fn lines(entries: u32) -> u32 {
-        (entries + SLOT_HEADER_WORDS).div_ceil(SLOT_LINE_WORDS)
+    /// How many lines a list takes for a choice among so many backends, whose shares add up to so many times.
+    pub fn lines(choice: Choice, backends: u32, times: u32) -> u32 {
+        let words = match choice {
+            Choice::Random => times,
+            // Without a backend there is no table.
+            Choice::Maglev(_) if backends == 0 => 0,
+            Choice::Maglev(size) => backends + SlotHeader::new(backends, size.get().into()).table_words(),
+        };
+        (words + SLOT_HEADER_WORDS).div_ceil(SLOT_LINE_WORDS)
     }
 }
 
-/// Puts the words of a list behind each other.
-pub fn list_words(entries: &[BackendRef], words: &mut Vec<u64>) {
+/// Puts the words of a list behind each other. Makes its Maglev table, if it has one: cost as [`maglev_table`].
+pub fn list_words(list: &ListRow, words: &mut Vec<u64>) {
+    let (table, seed) = match &list.kind {
+        ListKind::Random => (Vec::new(), 0),
+        ListKind::Maglev { size, seed, shares } => (maglev_table(*size, *seed, shares), *seed),
+    };
+    let seed = if table.is_empty() { 0 } else { seed };
     words.clear();
-    words.push(SlotHeader::new(entries.len() as u32, 0).0);
+    words.push(SlotHeader::new(list.entries.len() as u32, table.len() as u32).0);
     words.resize(SLOT_HEADER_WORDS as usize, 0);
-    words.extend(entries.iter().map(|entry| entry.0));
+    words[SLOT_SEED_WORD as usize] = seed;
+    words.extend(list.entries.iter().map(|entry| entry.0));
+    words.extend(SlotHeader::pack(&table));
 }
 
 /// A frontend: its key in the hash, and its place among the words.
@@ -168,8 +199,45 @@ mod tests {
     #[test]
     fn lists_begin_with_a_header() {
         let mut words = vec![9];
-        list_words(&[BackendRef::new(1, 2), BackendRef::new(3, 4)], &mut words);
+        let entries = [BackendRef::new(1, 2), BackendRef::new(3, 4)];
+        list_words(&ListRow { base: 1, entries: entries.into(), kind: ListKind::Random }, &mut words);
         assert_eq!(words, [2, 0, 0, 0, 2 << 32 | 1, 4 << 32 | 3]);
-        assert_eq!([0, 4, 5, 12, 13].map(ListRow::lines), [1, 1, 2, 2, 3]);
+        assert_eq!([0, 4, 5, 12, 13].map(|times| ListRow::lines(Choice::Random, 1, times)), [1, 1, 2, 2, 3]);
+    }
+
+    #[test]
+    fn a_maglev_table_is_packed_behind_the_entries() {
+        let entries = [BackendRef::new(8, 2), BackendRef::new(9, 4)];
+        let size = MaglevSize::new(11).unwrap();
+        let share = |port| Share {
+            backend: BackendKey { address: "192.0.2.1".parse().unwrap(), port, local: false },
+            times: 1,
+        };
+        let shares = [share(1), share(2)];
+        let table = maglev_table(size, 5, &shares);
+        let row = |shares: &[Share], entries: &[BackendRef]| ListRow {
+            base: 1,
+            entries: entries.into(),
+            kind: ListKind::Maglev { size, seed: 5, shares: shares.into() },
+        };
+        let mut words = Vec::new();
+        list_words(&row(&shares, &entries), &mut words);
+        assert_eq!(words[..6], [11 << 32 | 2, 5, 0, 0, 2 << 32 | 8, 4 << 32 | 9]);
+        // Byte by byte: the first place first.
+        let bytes: Vec<u8> = words[6..].iter().flat_map(|word| word.to_le_bytes()).collect();
+        let expected: Vec<u8> = table.iter().flat_map(|index| index.to_le_bytes()).chain([0, 0]).collect();
+        assert_eq!(bytes, expected);
+        for (place, &index) in table.iter().enumerate() {
+            let place = place as u32;
+            let word = words[6 + SlotHeader::word_of(place) as usize];
+            assert_eq!(SlotHeader::index_in(word, place), u32::from(index));
+        }
+
+        // 4 words of header, 2 entries and 3 words of table are two lines; without a backend one is enough.
+        let choice = Choice::Maglev(size);
+        assert_eq!([2, 1, 0].map(|backends| ListRow::lines(choice, backends, 9)), [2, 1, 1]);
+        assert_eq!(ListRow::lines(Choice::Maglev(MaglevSize::default()), 4, 4), 513);
+        list_words(&row(&[], &[]), &mut words);
+        assert_eq!(words, [0, 0, 0, 0]);
     }
 }

@@ -78,6 +78,14 @@ impl ControllerBuilder {
         self
     }
 
+    /// What Maglev tables, and the hashes that find places in them, are made with: 0 by default. Hosts that shall choose
+    /// the same backends must have the same seed. Who knows it can find flows that go to a backend
+    /// of their choice.
+    pub fn maglev_seed(mut self, seed: u64) -> Self {
+        self.settings.maglev_seed = seed;
+        self
+    }
+
     /// From the beginning of one round of the collector to that of the next: 5 s by default, 1 s at least. An entry whose
     /// time is over is gone two rounds later at the latest.
     pub fn collect_interval(mut self, interval: Duration) -> Self {

@@ -89,4 +89,34 @@ pub enum ModelError {
         /// How many it may have.
         most: usize,
     },
+    /// A Maglev table's size must be prime, or backends would not reach all of its places.
+    #[error("a Maglev table of {places} places: the size must be a prime number, such as {next}")]
+    MaglevNoPrime {
+        /// The size as it was given.
+        places: u32,
+        /// The next larger prime number.
+        next: u16,
+    },
+    /// A place in a Maglev table is 16 bits wide.
+    #[error(
+        "a Maglev table of {places} places is too large: the most is {most}, a prime number",
+        most = super::MaglevSize::MAX.get()
+    )]
+    MaglevTooLarge {
+        /// The size as it was given.
+        places: u32,
+    },
+    /// In a Maglev table each backend with a weight has one place at least.
+    #[error(
+        "service {service} has {backends} backends with a weight, and a Maglev table of {places} places: give it a \
+         prime number of places that is not smaller, and for fine shares a hundred times as many"
+    )]
+    MaglevTooSmall {
+        /// The service.
+        service: ServiceName,
+        /// The table's size.
+        places: u16,
+        /// How many backends with a weight above 0 it has, those that drain too.
+        backends: usize,
+    },
 }

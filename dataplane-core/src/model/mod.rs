@@ -16,12 +16,14 @@
 //! ```
 
 mod backend;
+mod choice;
 mod error;
 mod frontend;
 mod name;
 mod service;
 
 pub use backend::{Backend, BackendState, Locality, Weight};
+pub use choice::{Choice, MaglevSize};
 pub use error::ModelError;
 pub use frontend::{Frontend, Protocol};
 pub use name::ServiceName;

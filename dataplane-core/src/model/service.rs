@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
-use super::{Backend, Frontend, IpFamily, ModelError, ServiceName};
+use super::{Backend, Choice, Frontend, IpFamily, ModelError, ServiceName};
 
 /// Frontends and the backends that their packets are sent to.
 ///
@@ -16,6 +16,7 @@ pub struct Service {
     name: ServiceName,
     frontends: Vec<Frontend>,
     backends: Vec<Backend>,
+    choice: Choice,
 }
 
 impl Service {
@@ -24,7 +25,12 @@ impl Service {
 
     /// Begins a service. Everything is checked by [`ServiceBuilder::build`].
     pub fn builder(name: &str) -> ServiceBuilder {
-        ServiceBuilder { name: name.to_owned(), frontends: Vec::new(), backends: Vec::new() }
+        ServiceBuilder {
+            name: name.to_owned(),
+            frontends: Vec::new(),
+            backends: Vec::new(),
+            choice: Choice::default(),
+        }
     }
 
     /// The name.
@@ -42,6 +48,11 @@ impl Service {
         &self.backends
     }
 
+    /// How a backend is chosen for a new flow.
+    pub fn choice(&self) -> Choice {
+        self.choice
+    }
+
     /// The family of all its addresses.
     pub fn family(&self) -> IpFamily {
         self.frontends.first().map_or(IpFamily::V4, Frontend::family)
@@ -55,6 +66,7 @@ pub struct ServiceBuilder {
     name: String,
     frontends: Vec<Frontend>,
     backends: Vec<Backend>,
+    choice: Choice,
 }
 
 impl ServiceBuilder {
@@ -82,12 +94,18 @@ impl ServiceBuilder {
         self
     }
 
+    /// Sets how a backend is chosen for a new flow: at random by default.
+    pub fn choice(mut self, choice: Choice) -> Self {
+        self.choice = choice;
+        self
+    }
+
     /// Checks everything and makes the service.
     ///
     /// # Errors
-    /// [`ModelError`] names the first rule that is broken, in the order name, frontends, backends.
+    /// [`ModelError`] names the first rule that is broken, in the order name, frontends, backends, choice.
     pub fn build(self) -> Result<Service, ModelError> {
-        let Self { name, frontends, backends } = self;
+        let Self { name, frontends, backends, choice } = self;
         let service = ServiceName::new(&name)?;
         let Some(first) = frontends.first() else {
             return Err(ModelError::NoFrontend { service });
@@ -126,14 +144,21 @@ impl ServiceBuilder {
                 return Err(ModelError::OwnFrontend { service, backend: address });
             }
         }
-        Ok(Service { name: service, frontends, backends })
+        if let Choice::Maglev(size) = choice {
+            // Who drains counts: that a backend drains, or does no longer, is no reason to refuse a service.
+            let weighted = backends.iter().filter(|backend| backend.weight().get() > 0).count();
+            if weighted > usize::from(size.get()) {
+                return Err(ModelError::MaglevTooSmall { service, places: size.get(), backends: weighted });
+            }
+        }
+        Ok(Service { name: service, frontends, backends, choice })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Protocol;
+    use crate::model::{MaglevSize, Protocol, Weight};
 
     fn frontend(address: &str) -> Frontend {
         Frontend::new(address.parse().unwrap(), 80, Protocol::Tcp).unwrap()
@@ -173,5 +198,22 @@ mod tests {
         assert!(matches!(Service::builder("web").build(), Err(ModelError::NoFrontend { .. })));
         let empty = Service::builder("web").frontend(frontend("203.0.113.1")).build().unwrap();
         assert!(empty.backends().is_empty());
+    }
+
+    #[test]
+    fn each_backend_has_a_place_in_a_maglev_table() {
+        let build = |size: u32, backends: Vec<Backend>| {
+            let choice = Choice::Maglev(MaglevSize::new(size).unwrap());
+            let service = Service::builder("web").frontend(frontend("203.0.113.1"));
+            service.backends(backends).choice(choice).build().map(|service| service.choice())
+        };
+        let [one, two, three] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(backend);
+        assert_eq!(build(3, vec![one, two, three]), Ok(Choice::Maglev(MaglevSize::new(3).unwrap())));
+        let small = build(2, vec![one, two, three]);
+        assert!(matches!(small, Err(ModelError::MaglevTooSmall { places: 2, backends: 3, .. })), "{small:?}");
+        let small = build(2, vec![one, two, three.draining()]);
+        assert!(matches!(small, Err(ModelError::MaglevTooSmall { .. })), "{small:?}");
+        assert!(build(2, vec![one, two, three.with_weight(Weight::new(0).unwrap())]).is_ok());
+        assert!(build(2, vec![]).is_ok());
     }
 }

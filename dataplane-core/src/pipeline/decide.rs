@@ -6,7 +6,9 @@ use super::{
     workspace::Workspace,
 };
 use crate::{
-    abi::{BackendRef, SLOT_HEADER_WORDS, SLOT_LINE_WORDS, ServiceRef, ServiceWord, SlotHeader},
+    abi::{
+        BackendRef, SLOT_HEADER_WORDS, SLOT_LINE_WORDS, SLOT_SEED_WORD, ServiceRef, ServiceWord, SlotHeader,
+    },
     tables::{Family, Flow, FlowEntry, Lookup, Tuple},
     wire::Be16,
 };
@@ -73,7 +75,7 @@ where
     if !headers.consistent {
         return Decision::Refuse(DropReason::Malformed, frontend);
     }
-    let Some((backend_ref, backend)) = choose::<F, E>(list, env) else {
+    let Some((backend_ref, backend)) = choose::<F, E>(&headers.tuple, list, env) else {
         return Decision::Refuse(DropReason::NoBackend, frontend);
     };
     work.flow = F::Flow::to_backend(&headers.tuple, &backend, backend_ref, frontend);
@@ -169,21 +171,40 @@ where
     Some((found.index(), word.base().wrapping_mul(SLOT_LINE_WORDS)))
 }
 
-/// Chooses a backend at random from the list that begins at slot `list`.
+/// Chooses a backend from the list that begins at slot `list`: at random, or by the flow's place in the Maglev table.
 #[inline(always)]
-fn choose<F, E>(list: u32, env: &E) -> Option<(BackendRef, Backend<F>)>
+fn choose<F, E>(tuple: &F::Tuple, list: u32, env: &E) -> Option<(BackendRef, Backend<F>)>
 where
     F: Family,
     E: Environment + Lookup<F>,
 {
-    let entries = SlotHeader(Lookup::<F>::slot(env, list)?).entries();
+    let header = SlotHeader(Lookup::<F>::slot(env, list)?);
+    let entries = header.entries();
     if entries == 0 {
         return None;
     }
-    // The upper half of the product is spread over the list as evenly as 32 bits allow, without a division.
-    let pick = (u64::from(env.random()).wrapping_mul(entries.into()) >> 32) as u32;
-    let slot = list.wrapping_add(SLOT_HEADER_WORDS).wrapping_add(pick);
-    let backend_ref = BackendRef(Lookup::<F>::slot(env, slot)?);
+    let first = list.wrapping_add(SLOT_HEADER_WORDS);
+    let pick = if header.table() == 0 {
+        spread(env.random(), entries)
+    } else {
+        let seed = Lookup::<F>::slot(env, list.wrapping_add(SLOT_SEED_WORD))?;
+        let place = spread(tuple.hash(seed), header.table());
+        let table = first.wrapping_add(entries);
+        let word = Lookup::<F>::slot(env, table.wrapping_add(SlotHeader::word_of(place)))?;
+        let pick = SlotHeader::index_in(word, place);
+        // No table that we wrote names an entry that the list does not have.
+        if pick >= entries {
+            return None;
+        }
+        pick
+    };
+    let backend_ref = BackendRef(Lookup::<F>::slot(env, first.wrapping_add(pick))?);
     let backend = Lookup::<F>::backend(env, backend_ref)?;
     Some((backend_ref, backend))
+}
+
+/// A number below `count`, as evenly spread as `even` is over 32 bits: the upper half of the product, without a division.
+#[inline(always)]
+fn spread(even: u32, count: u32) -> u32 {
+    (u64::from(even).wrapping_mul(count.into()) >> 32) as u32
 }

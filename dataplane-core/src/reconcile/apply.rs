@@ -94,7 +94,7 @@ fn write_list(
     ledger: &mut Ledger,
     store: &dyn Store,
 ) -> Result<(), TableError> {
-    list_words(&row.entries, words);
+    list_words(row, words);
     store.slots().store(row.base * SLOT_LINE_WORDS, words)?;
     ledger.list_was_written(id);
     Ok(())

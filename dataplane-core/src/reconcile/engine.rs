@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     compile::Rows,
-    model::IpFamily,
+    model::{Choice, IpFamily, Service},
     source::Revision,
     state::{DesiredState, Failure, Outcome, Refusal, ServiceId, Work},
     tables::{Cause, Store, TableError},
@@ -55,8 +55,11 @@ impl NextWake {
 pub(crate) struct Settings {
     /// Services in one step.
     pub services: usize,
-    /// Backends of the services in one step, times their weights; a step takes one service at least.
+    /// Backends of the services in one step, times their weights, and places of their Maglev tables; a step takes one
+    /// service at least.
     pub entries: usize,
+    /// What Maglev tables are made with.
+    pub maglev_seed: u64,
     /// How long what was unlinked waits for more, to share a grace period with it.
     pub grace_delay: Duration,
     pub backoff: Backoff,
@@ -65,7 +68,7 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         let grace_delay = Duration::from_millis(100);
-        Self { services: 1024, entries: 1 << 18, grace_delay, backoff: Backoff::default() }
+        Self { services: 1024, entries: 1 << 18, maglev_seed: 0, grace_delay, backoff: Backoff::default() }
     }
 }
 
@@ -99,9 +102,18 @@ pub(crate) struct Done {
     pub finished: bool,
 }
 
+/// What writing a service costs, of [`Settings::entries`].
+fn entries_of(service: &Service) -> usize {
+    let weights: usize = service.backends().iter().map(|backend| usize::from(backend.weight().get())).sum();
+    match service.choice() {
+        Choice::Random => weights,
+        Choice::Maglev(size) => service.backends().len() + usize::from(size.get()),
+    }
+}
+
 impl Engine {
     pub fn new(store: Arc<dyn Store>, settings: Settings) -> Self {
-        let ledger = Ledger::new(&*store);
+        let ledger = Ledger::new(&*store, settings.maglev_seed);
         let (limbo, retries, refused) = (Limbo::default(), Retries::default(), Refused::default());
         Self { store, settings, ledger, limbo, retries, refused, departed: Vec::new() }
     }
@@ -166,8 +178,7 @@ impl Engine {
             let Some(work) = desired.take() else {
                 break;
             };
-            let backends = work.service.as_deref().map_or(&[][..], |service| service.backends());
-            entries += backends.iter().map(|backend| usize::from(backend.weight().get())).sum::<usize>();
+            entries += work.service.as_deref().map_or(0, entries_of);
             batch.push(work);
         }
         self.ledger.unheld.see(desired.traffic());

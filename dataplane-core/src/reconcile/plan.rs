@@ -94,7 +94,7 @@ mod tests {
     use super::*;
     use crate::{
         abi::BackendRef,
-        compile::{BackendKey, BackendRow, ListRow},
+        compile::{BackendKey, BackendRow, ListKind, ListRow},
         model::{Frontend, IpFamily, Protocol},
     };
 
@@ -111,7 +111,11 @@ mod tests {
     fn rows(base: u32, backends: &[u32], frontends: &[u32]) -> Rows {
         Rows {
             backends: backends.iter().copied().map(backend).collect(),
-            list: Some(ListRow { base, entries: backends.iter().map(|&b| BackendRef::new(b, 1)).collect() }),
+            list: Some(ListRow {
+                base,
+                entries: backends.iter().map(|&b| BackendRef::new(b, 1)).collect(),
+                kind: ListKind::Random,
+            }),
             frontends: frontends.iter().copied().map(frontend).collect(),
         }
     }

@@ -12,7 +12,8 @@
 pub struct Capacity {
     /// Frontends of each family.
     pub frontends: u32,
-    /// 8-byte words for lists of backends: a list takes 4 and one for each unit of weight, rounded up to 8.
+    /// 8-byte words for lists of backends: a list takes 4 and one for each unit of weight, rounded up to 8; with Maglev
+    /// one for each backend and a quarter of one for each place.
     pub slots: u32,
     /// Backends of each family.
     pub backends: u32,

@@ -55,6 +55,8 @@ pub trait Tuple<F: Family>: Sized {
     fn answering(&self, flow: &F::Flow) -> Self;
     /// What the entry of this tuple carries.
     fn tag(&self) -> u32;
+    /// Where the flow belongs in a Maglev table, evenly spread over all 32 bits.
+    fn hash(&self, seed: u64) -> u32;
     /// Source address.
     fn source(&self) -> F::Address;
     /// Destination address.
@@ -164,6 +166,11 @@ macro_rules! family {
             #[inline(always)]
             fn tag(&self) -> u32 {
                 $tuple::tag(self)
+            }
+
+            #[inline(always)]
+            fn hash(&self, seed: u64) -> u32 {
+                $tuple::hash(self, seed)
             }
 
             #[inline(always)]

@@ -61,6 +61,16 @@ impl Ipv6Address {
         let [a, b, c, d] = self.0;
         ((a as u64) << 32 | b as u64, (c as u64) << 32 | d as u64)
     }
+
+    /// The same as numbers, which do not depend on the host's byte order.
+    #[inline(always)]
+    pub(crate) const fn numbers(&self) -> (u64, u64) {
+        let [a, b, c, d] = self.0;
+        (
+            (u32::from_be(a) as u64) << 32 | u32::from_be(b) as u64,
+            (u32::from_be(c) as u64) << 32 | u32::from_be(d) as u64,
+        )
+    }
 }
 
 impl Ipv4Address {

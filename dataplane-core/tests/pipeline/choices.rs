@@ -1,9 +1,17 @@
 //! Which backend a connection has, and when it gets another.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
-use dataplane_core::pipeline::{DropReason, PassReason, Verdict};
-use dataplane_testkit::frames::flags::*;
+use dataplane_core::{
+    abi::{SLOT_LINE_WORDS, ServiceWord, SlotHeader, TupleV4, TupleV6},
+    pipeline::{DropReason, PassReason, Verdict},
+    tables::{Store, Tuple},
+    wire::Be16,
+};
+use dataplane_testkit::frames::{Dissected, Frame, flags::*};
 
 use crate::host::*;
 
@@ -185,9 +193,112 @@ fn new_connections_are_spread_over_the_list() {
     const FLOWS: u32 = 400;
     for port in 1..=FLOWS {
         let out = host.client_sends(&udp(&format!("192.0.2.7:{port}"), V4.service));
-        let seen = dataplane_testkit::frames::Dissected::of(&out.frame).unwrap();
+        let seen = Dissected::of(&out.frame).unwrap();
         hits += u32::from(seen.destination == V4.backend.parse().unwrap());
     }
     // A quarter of 400: 100, and four standard deviations of 8.7 to either side.
     assert!((65..=135).contains(&hits), "{hits} of {FLOWS}");
+}
+
+/// What a flow hashes to. What that is made of, and that it is spread evenly, the tests of the hash hold.
+fn hash(client: &str, service: &str, protocol: u8, seed: u64) -> u64 {
+    let (client, service): (SocketAddr, SocketAddr) = (client.parse().unwrap(), service.parse().unwrap());
+    let (from, to) = (Be16::new(client.port()), Be16::new(service.port()));
+    let hash = match (client.ip(), service.ip()) {
+        (IpAddr::V4(client), IpAddr::V4(service)) => {
+            TupleV4::new(client.into(), service.into(), from, to, protocol).hash(seed)
+        }
+        (IpAddr::V6(client), IpAddr::V6(service)) => {
+            TupleV6::new(client.into(), service.into(), from, to, protocol).hash(seed)
+        }
+        _ => panic!("two families"),
+    };
+    hash.into()
+}
+
+/// The place is the upper half of hash times size, and what stands there is chosen, whatever the dice say.
+#[test]
+fn a_maglev_table_says_where_a_flow_goes() {
+    const TABLE: [u16; 7] = [1, 0, 0, 1, 1, 0, 1];
+    for (cast, seed) in [(V4, 0), (V6, 0x0123_4567_89ab_cdef)] {
+        let mut host = Host::new();
+        let backends = [host.backend(cast.backend), host.backend(cast.other_backend)];
+        let service = host.service(cast.service, TCP, &[]);
+        host.point_by_maglev(service, &backends, &TABLE, seed);
+        host.simulator.set_random(None);
+        let mut seen = [0; TABLE.len()];
+        for port in 1..=300 {
+            let client = cast.client.replace("40000", &port.to_string());
+            let place = ((hash(&client, cast.service, TCP, seed) * TABLE.len() as u64) >> 32) as usize;
+            seen[place] += 1;
+            let to = [cast.backend, cast.other_backend][usize::from(TABLE[place])];
+            let frame = tcp(&client, cast.service, SYN);
+            assert_forwarded(&host.client_sends(&frame), &frame, &client, to);
+        }
+        // A seventh of 300: 43, and four standard deviations of 6 to either side.
+        assert!(seen.iter().all(|count| (19..=67).contains(count)), "{seen:?}");
+    }
+}
+
+/// Each number of a tuple has a say: with one of them changed, a flow goes elsewhere as often as chance has it.
+#[test]
+fn all_of_the_tuple_chooses_in_a_maglev_table() {
+    const FLOWS: usize = 400;
+    // A host for each, since two connections of one client to one backend would be in each other's way.
+    let go_to = |frame: &dyn Fn(usize) -> Frame| {
+        let mut host = Host::new();
+        let backends = [host.backend(V4.backend), host.backend(V4.other_backend)];
+        let table: Vec<u16> = (0..499).map(|place| place % 2).collect();
+        for (service, protocol) in
+            [(V4.service, TCP), (V4.service, UDP), ("203.0.113.11:80", TCP), ("203.0.113.10:81", TCP)]
+        {
+            let service = host.service(service, protocol, &[]);
+            host.point_by_maglev(service, &backends, &table, 5);
+        }
+        let flows = (1..=FLOWS).map(|port| {
+            let out = host.client_sends(&frame(port));
+            assert_eq!(out.verdict, Verdict::Forward);
+            Dissected::of(&out.frame).unwrap().destination
+        });
+        flows.collect::<Vec<_>>()
+    };
+    let client = |port: usize| format!("192.0.2.7:{port}");
+    let as_it_is = go_to(&|port| tcp(&client(port), V4.service, SYN));
+    let others: [&dyn Fn(usize) -> Frame; 5] = [
+        &|port| udp(&client(port), V4.service),
+        &|port| tcp(&client(port), "203.0.113.11:80", SYN),
+        &|port| tcp(&client(port), "203.0.113.10:81", SYN),
+        &|port| tcp(&format!("192.0.2.8:{port}"), V4.service, SYN),
+        &|port| tcp(&client(port + 20_000), V4.service, SYN),
+    ];
+    let differ =
+        others.map(|other| go_to(other).iter().zip(&as_it_is).filter(|(one, two)| one != two).count());
+    // Half of 400, and five standard deviations of 10 to either side.
+    assert!(differ.iter().all(|count| (150..=250).contains(count)), "{differ:?} of {FLOWS}");
+}
+
+/// Bytes that are no list of ours are a miss, and never a reason to go elsewhere.
+#[test]
+fn a_maglev_table_that_is_not_ours_is_a_miss() {
+    let mut host = Host::new();
+    let backend = host.backend(V4.backend);
+    let service = host.service(V4.service, TCP, &[]);
+    let frame = tcp(V4.client, V4.service, SYN);
+    for index in [1, 2, 0x7fff, u16::MAX] {
+        host.point_by_maglev(service, &[backend], &[index; 5], 0);
+        assert_eq!(host.client_sends(&frame).verdict, Verdict::Drop(DropReason::NoBackend), "{index}");
+    }
+    let tables = host.simulator.tables().clone();
+    let tag = ServiceWord(tables.service_words().load(service.index, 0).unwrap()).tag();
+    let last = tables.slots().capacity() / SLOT_LINE_WORDS - 1;
+    for (entries, places) in [(1, 65_521), (1, u32::MAX), (1000, 13), (u32::MAX, 13), (u32::MAX, u32::MAX)] {
+        let words = [SlotHeader::new(entries, places).0, 0, 0, 0, backend.0, u64::MAX, u64::MAX, u64::MAX];
+        tables.slots().store(last * SLOT_LINE_WORDS, &words).unwrap();
+        tables.service_words().store(service.index, &[ServiceWord::new(last, tag).0]).unwrap();
+        let verdict = host.client_sends(&frame).verdict;
+        // Where a list claims to be longer than all slots, its table may be anywhere: all that is asked is no panic.
+        if entries < tables.slots().capacity() {
+            assert_eq!(verdict, Verdict::Drop(DropReason::NoBackend), "{entries}, {places}");
+        }
+    }
 }

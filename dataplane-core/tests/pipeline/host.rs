@@ -100,6 +100,11 @@ impl Host {
         self.filler.point(&**self.simulator.tables(), service, list).unwrap();
     }
 
+    pub fn point_by_maglev(&mut self, service: FilledService, list: &[BackendRef], table: &[u16], seed: u64) {
+        let store = &**self.simulator.tables();
+        self.filler.point_by_maglev(store, service, list, table, seed).unwrap();
+    }
+
     /// Marks a backend that no list sends new flows.
     pub fn drain(&mut self, backend: BackendRef, cast: Cast) {
         let v6 = address(cast.backend).is_ipv6();

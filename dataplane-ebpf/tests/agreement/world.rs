@@ -183,8 +183,17 @@ impl World {
         let count = if empty || rng.chance(3) { 0 } else { 1 + rng.below(2 * self.backends[family].len()) };
         let list: Vec<_> = (0..count).map(|_| rng.pick(&self.backends[family]).1).collect();
         let (memory, kernel) = self.stores();
-        self.fillers[0].point(&*memory, service, &list).unwrap();
-        self.fillers[1].point(&*kernel, service, &list).unwrap();
+        if list.is_empty() || rng.chance(40) {
+            self.fillers[0].point(&*memory, service, &list).unwrap();
+            self.fillers[1].point(&*kernel, service, &list).unwrap();
+            return;
+        }
+        // A Maglev table of any size, and one in twenty that names entries which the list does not have.
+        let bound = list.len() + if rng.chance(5) { 4 } else { 0 };
+        let table: Vec<u16> = (0..=rng.below(60)).map(|_| rng.below(bound) as u16).collect();
+        let seed = rng.draw();
+        self.fillers[0].point_by_maglev(&*memory, service, &list, &table, seed).unwrap();
+        self.fillers[1].point_by_maglev(&*kernel, service, &list, &table, seed).unwrap();
     }
 
     fn backend(&mut self, family: usize, which: usize) -> BackendRef {

@@ -7,15 +7,17 @@ use std::{
 
 use arbitrary::{Arbitrary, Unstructured};
 use dataplane_core::{
-    model::{Backend, Frontend, Protocol, Service, Weight},
+    model::{Backend, Choice as Balancing, Frontend, MaglevSize, Protocol, Service, Weight},
     pipeline::Hook,
 };
 use dataplane_testkit::frames::{Extension, Frame, Transport, flags};
 
 /// Backends of each family; the last one is on this host.
 pub const BACKENDS: usize = 5;
-/// Services of each owner; every other one is IPv6.
+/// Services of each owner; every other one is IPv6, every third chooses by a Maglev table.
 pub const SERVICES: usize = 6;
+/// Places of those tables.
+pub const PLACES: u16 = 13;
 
 /// A choice of one byte: the derived one takes four.
 macro_rules! one_byte {
@@ -101,6 +103,17 @@ impl Wish {
         self.object.service() % 2 == 1
     }
 
+    pub fn is_maglev(&self) -> bool {
+        self.object.service() % 3 == 2
+    }
+
+    /// The backends that take new connections, with their weights.
+    pub fn weights(&self) -> Vec<(SocketAddr, u16)> {
+        let weight = |i: usize| if self.backends[i] == Choice::Heavy { HEAVY } else { 1 };
+        let selectable = (0..BACKENDS).filter(|&i| self.is_selectable(i));
+        selectable.map(|i| (backend(i, self.is_v6()), weight(i))).collect()
+    }
+
     pub fn frontends(&self) -> impl Iterator<Item = Virtual> + '_ {
         // At least one: a service without any is refused by the model.
         let bits = if self.frontends == 0 { 1 } else { self.frontends };
@@ -129,15 +142,23 @@ impl Wish {
             Some(match self.backends[i] {
                 Choice::Absent => return None,
                 Choice::Active => backend,
-                Choice::Heavy => backend.with_weight(weight(3)),
+                Choice::Heavy => backend.with_weight(weight(HEAVY.into())),
                 Choice::Draining => backend.draining(),
                 Choice::Weightless => backend.with_weight(weight(0)),
             })
         });
         let name = format!("s{}", self.object.service());
-        Service::builder(&name).frontends(frontends).backends(backends).build().expect("a good service")
+        let balancing = match self.is_maglev() {
+            true => Balancing::Maglev(MaglevSize::new(PLACES.into()).expect("a prime number")),
+            false => Balancing::Random,
+        };
+        let service = Service::builder(&name).frontends(frontends).backends(backends);
+        service.choice(balancing).build().expect("a good service")
     }
 }
+
+/// The weight of [`Choice::Heavy`].
+const HEAVY: u16 = 3;
 
 /// A virtual address, port and protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

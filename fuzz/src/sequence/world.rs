@@ -1,19 +1,24 @@
 //! A controller, a host and the model: does what happens, and checks it.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use dataplane_core::{
     Controller, NextWake, Precedence, SourceHandle,
-    abi::{ServiceKeyV4, ServiceKeyV6},
+    abi::{ServiceKeyV4, ServiceKeyV6, TupleV4, TupleV6},
     memory::{MemoryTables, Outcome, SimulatedInterface, Simulator, Target},
     model::{Protocol, ServiceName},
     pipeline::{DropReason, Hook, PassReason, Verdict},
     reconcile::Usage,
     source::CommitError,
     state::{Phase, RemovalGuard},
-    tables::{Capacity, Store},
+    tables::{Capacity, Store, Tuple},
     wire::Be16,
 };
+use dataplane_testkit::maglev::slow_table;
 
 use super::{
     desired::Desired,
@@ -28,6 +33,9 @@ const BACK: u32 = 3;
 const ODD: u32 = 4;
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const OWNERS: [&str; 2] = ["first", "second"];
+
+/// What Maglev tables are made with.
+const SEED: u64 = 9;
 
 pub struct World {
     tables: Arc<MemoryTables>,
@@ -69,7 +77,8 @@ impl World {
                 routes.insert_neighbor(BACK, ops::backend(i, v6).ip(), [2, 0, 0, 0, 0, 9]);
             }
         }
-        let controller = Controller::builder(tables.clone()).removal_guard(RemovalGuard::off()).build();
+        let controller =
+            Controller::builder(tables.clone()).removal_guard(RemovalGuard::off()).maglev_seed(SEED).build();
         let register = |i: usize| {
             let handle =
                 controller.register(OWNERS[i], Precedence::new(-(i as i32))).expect("the first of its name");
@@ -183,6 +192,13 @@ impl World {
                     selectable(backend) || stays,
                     "a new connection to {frontend:?} went to {to}, which takes none"
                 );
+                if let (None, Some(wish)) = (known, winner)
+                    && wish.is_maglev()
+                {
+                    let table = slow_table(ops::PLACES, SEED, &wish.weights());
+                    let place = (u64::from(hash(client, frontend)) * u64::from(ops::PLACES)) >> 32;
+                    assert_eq!(to, table[place as usize], "{key:?}: place {place} of {table:?}");
+                }
                 let goes_on = known.filter(|known| known.backend == Some(backend));
                 let ending = packet.flags.ends() || goes_on.is_some_and(|known| known.ending);
                 // Where it went there before, it may still be to a former life of the backend.
@@ -392,5 +408,20 @@ impl World {
             .filter(|i| self.tables.service_words().load(*i, 0) != Some(0))
             .count();
         assert_eq!(left, 0, "words that nobody wants");
+    }
+}
+
+/// What a client's connection to a frontend hashes to.
+fn hash(client: SocketAddr, frontend: Virtual) -> u32 {
+    let (service, protocol) = (frontend.address(), frontend.protocol().number());
+    let (from, to) = (Be16::new(client.port()), Be16::new(service.port()));
+    match (client.ip(), service.ip()) {
+        (IpAddr::V4(client), IpAddr::V4(service)) => {
+            TupleV4::new(client.into(), service.into(), from, to, protocol).hash(SEED)
+        }
+        (IpAddr::V6(client), IpAddr::V6(service)) => {
+            TupleV6::new(client.into(), service.into(), from, to, protocol).hash(SEED)
+        }
+        _ => panic!("a client of the other family"),
     }
 }

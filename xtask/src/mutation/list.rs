@@ -67,6 +67,27 @@ pub const AGREEMENT: &[Mutation] = &[
         to: "if backend.draining && seen.is_dying() && is_opening(protocol, headers.tcp_flags) =>",
     },
     Mutation {
+        name: "maglev-port",
+        breaks: "decide: the hash that finds a place in a Maglev table leaves out the client's port",
+        file: "dataplane-core/src/abi/flow.rs",
+        from: "($tuple.source_port.get() as u64) << 32",
+        to: "($tuple.destination_port.get() as u64) << 32",
+    },
+    Mutation {
+        name: "maglev-packing",
+        breaks: "decide: places of a Maglev table are taken for bytes",
+        file: "dataplane-core/src/abi/service.rs",
+        from: "let shift = (place % PLACES_PER_WORD) << PLACE_SHIFT;",
+        to: "let shift = (place % PLACES_PER_WORD) << 3;",
+    },
+    Mutation {
+        name: "maglev-seed",
+        breaks: "decide: the hash that finds a place in a Maglev table has another seed than the list says",
+        file: "dataplane-core/src/pipeline/decide.rs",
+        from: "let seed = Lookup::<F>::slot(env, list.wrapping_add(SLOT_SEED_WORD))?;",
+        to: "let seed = Lookup::<F>::slot(env, list)?;",
+    },
+    Mutation {
         name: "no-neighbour",
         breaks: "route: XDP sends to a neighbour whose link-layer address it does not know",
         file: "dataplane-core/src/pipeline/process.rs",

@@ -10,8 +10,10 @@ use self::reserved::Reserved;
 use super::{Footprint, FrontendFootprint, Presence, Word, limbo::Release, unheld::Unheld};
 use crate::{
     abi::{BackendRef, SLOT_LINE_WORDS, map},
-    compile::{BackendRow, Backends, FrontendRow, Indexes, Lines, ListRow, Loss, Rows, shares},
-    model::{Frontend, IpFamily, Service},
+    compile::{
+        BackendRow, Backends, FrontendRow, Indexes, Lines, ListKind, ListRow, Loss, Rows, Share, shares,
+    },
+    model::{Choice, Frontend, IpFamily, Service},
     slab::Slab,
     state::{Refusal, ServiceId, Traffic},
     tables::Store,
@@ -42,6 +44,8 @@ pub struct Usage {
 /// What may stand in the tables. Every write is noted before it is tried and again when it succeeded.
 #[derive(Debug)]
 pub(super) struct Ledger {
+    /// What Maglev tables are made with.
+    seed: u64,
     backends_v4: Backends,
     backends_v6: Backends,
     lines: Lines,
@@ -95,6 +99,7 @@ enum Pointer {
 #[derive(Debug)]
 struct List {
     family: IpFamily,
+    choice: Choice,
     base: u32,
     lines: u32,
     /// Words that may point to it, and the service whose current list it is.
@@ -126,10 +131,11 @@ impl Held {
 }
 
 impl Ledger {
-    /// Nothing stands in the tables.
-    pub fn new(store: &dyn Store) -> Self {
+    /// Nothing stands in the tables. Maglev tables are made with this seed.
+    pub fn new(store: &dyn Store, seed: u64) -> Self {
         let listed = |table, capacity| Room { table, taken: 0, capacity };
         Self {
+            seed,
             backends_v4: Backends::new(IpFamily::V4, map::BACKENDS_V4, store.backends_v4().capacity()),
             backends_v6: Backends::new(IpFamily::V6, map::BACKENDS_V6, store.backends_v6().capacity()),
             lines: Lines::new(store.slots().capacity() / SLOT_LINE_WORDS),
@@ -263,13 +269,13 @@ impl Ledger {
         held.clear();
         let found = self.hold_all(family, service, &mut held).and_then(|()| {
             let current = self.services.get(id.0 as usize).copied().flatten();
-            let current = current.filter(|&list| self.has_entries(list, family, &held));
+            let current = current.filter(|&list| self.has_entries(list, service, &held));
             match current {
                 Some(list) => {
                     self.rehold(list, &held, frontends);
                     Ok(list)
                 }
-                None => self.new_list(id, family, &held),
+                None => self.new_list(id, service, &held),
             }
         });
         if found.is_err() {
@@ -309,12 +315,13 @@ impl Ledger {
         }
     }
 
-    /// Whether a list has these entries.
-    fn has_entries(&self, list: u32, family: IpFamily, held: &[Held]) -> bool {
+    /// Whether a list has these entries, chosen from in this service's way.
+    fn has_entries(&self, list: u32, service: &Service, held: &[Held]) -> bool {
         self.lists.get(list).is_some_and(|list| {
             let entries =
                 |held: &'_ [Held]| held.iter().filter(|held| held.is_selected()).copied().collect::<Vec<_>>();
-            list.family == family && (&*list.held == held || entries(&list.held) == entries(held))
+            (list.family, list.choice) == (service.family(), service.choice())
+                && (&*list.held == held || entries(&list.held) == entries(held))
         })
     }
 
@@ -343,9 +350,10 @@ impl Ledger {
         }
     }
 
-    fn new_list(&mut self, id: ServiceId, family: IpFamily, held: &[Held]) -> Result<u32, Refusal> {
-        let entries: u32 = held.iter().map(|held| u32::from(held.times)).sum();
-        let lines = ListRow::lines(entries);
+    fn new_list(&mut self, id: ServiceId, service: &Service, held: &[Held]) -> Result<u32, Refusal> {
+        let (family, choice) = (service.family(), service.choice());
+        let selected = held.iter().filter(|held| held.is_selected()).count() as u32;
+        let lines = ListRow::lines(choice, selected, held.iter().map(|held| u32::from(held.times)).sum());
         let Some(base) = self.lines.take(lines) else {
             let words = |lines: u32| lines.saturating_mul(SLOT_LINE_WORDS);
             return Err(Refusal::NoRoom {
@@ -355,7 +363,7 @@ impl Ledger {
                 capacity: words(self.lines.capacity()),
             });
         };
-        let list = List { family, base, lines, users: 0, written: false, held: held.into() };
+        let list = List { family, choice, base, lines, users: 0, written: false, held: held.into() };
         let list = self.lists.insert(list);
         self.set_current(id, Some(list));
         Ok(list)
@@ -382,13 +390,33 @@ impl Ledger {
         };
         let pool = self.backends_of(list.family);
         let backends: Vec<BackendRow> = list.held.iter().map(|held| pool.row(held.index)).collect();
-        let entries: usize = list.held.iter().map(|held| usize::from(held.times)).sum();
-        let mut references: Vec<BackendRef> = Vec::with_capacity(entries);
-        for (row, held) in backends.iter().zip(&list.held) {
-            references.extend(std::iter::repeat_n(row.reference(), held.times.into()));
-        }
-        let list = ListRow { base: list.base, entries: references.into() };
+        let list = self.list_row(list, &backends);
         Rows { backends, list: Some(list), frontends }
+    }
+
+    /// The row of a list whose backends have these rows.
+    fn list_row(&self, list: &List, backends: &[BackendRow]) -> ListRow {
+        let held = || backends.iter().zip(&list.held);
+        match list.choice {
+            Choice::Random => {
+                let times: usize = list.held.iter().map(|held| usize::from(held.times)).sum();
+                let mut entries: Vec<BackendRef> = Vec::with_capacity(times);
+                for (row, held) in held() {
+                    entries.extend(std::iter::repeat_n(row.reference(), held.times.into()));
+                }
+                ListRow { base: list.base, entries: entries.into(), kind: ListKind::Random }
+            }
+            Choice::Maglev(size) => {
+                let selected = || held().filter(|(_, held)| held.is_selected());
+                let shares = selected().map(|(row, held)| Share { backend: row.key, times: held.times });
+                let kind = ListKind::Maglev { size, seed: self.seed, shares: shares.collect() };
+                ListRow {
+                    base: list.base,
+                    entries: selected().map(|(row, _)| row.reference()).collect(),
+                    kind,
+                }
+            }
+        }
     }
 
     fn footprint(&self, list: Option<u32>, rows: &[FrontendRow], gone: &[Frontend]) -> Footprint {
