@@ -9,7 +9,7 @@ use std::{
 
 use aya::{
     EbpfError, EbpfLoader,
-    maps::MapError,
+    maps::{MapError, ProgramArray},
     programs::{Program, ProgramError},
 };
 use dataplane_core::{
@@ -23,7 +23,7 @@ use crate::{
     attach::RUN_DIRECTORY,
     dataplane::program_fd,
     net::{LinkState, Network},
-    object::{self, COLLECT_V4, COLLECT_V6, DETERMINISTIC, MAPS, PROGRAMS},
+    object::{self, COLLECT_V4, COLLECT_V6, DETERMINISTIC, MAPS, PROGRAMS, STAGES, StagePlace},
     probe::Features,
     sys::bpf,
     tables::{KernelTables, LoadedMaps},
@@ -107,6 +107,9 @@ impl Builder {
         // The programs name their maps by descriptor until they are loaded.
         for name in PROGRAMS.iter().chain(&self.further_programs) {
             load_program(&mut ebpf, name)?;
+        }
+        for place in STAGES {
+            put_stage(&mut ebpf, place)?;
         }
         let looks = [descriptor(&ebpf, COLLECT_V4)?, descriptor(&ebpf, COLLECT_V6)?];
         let batch = features.batch && !self.single_operations;
@@ -203,6 +206,26 @@ fn load_program(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<(), Error> {
         }
         error => Error::Load { program: name.into(), log: String::new(), source: Box::new(error) },
     })
+}
+
+/// Puts a loaded program where another one goes on with it.
+fn put_stage(ebpf: &mut aya::Ebpf, place: &StagePlace) -> Result<(), Error> {
+    let StagePlace { array, stage, program, .. } = *place;
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Load {
+        program: program.into(),
+        log: String::new(),
+        source,
+    };
+    let fd = match ebpf.program(program) {
+        Some(Program::Xdp(program)) => program.fd(),
+        Some(Program::SchedClassifier(program)) => program.fd(),
+        _ => return Err(Error::Object { reason: format!("it has no program {program}") }),
+    };
+    let fd = fd.map_err(|error| failed(error.into()))?.try_clone().map_err(|error| failed(error.into()))?;
+    let map =
+        ebpf.map_mut(array).ok_or_else(|| Error::Object { reason: format!("it has no map {array}") })?;
+    let mut map = ProgramArray::try_from(map).map_err(|error| failed(error.into()))?;
+    map.set(stage as u32, &fd, 0).map_err(|error| failed(error.into()))
 }
 
 /// A descriptor of our own of a loaded program.

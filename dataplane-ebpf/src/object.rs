@@ -9,6 +9,7 @@ use aya::include_bytes_aligned;
 use aya_obj::{
     Object, ProgramSection,
     generated::{BPF_F_MMAPABLE, bpf_map_type},
+    maps::Map,
 };
 use dataplane_core::{
     abi::{
@@ -16,6 +17,7 @@ use dataplane_core::{
         InterfaceEntry, SUSPECTS, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, SuspectV4,
         SuspectV6, TEST_INPUT_WORDS, TupleV4, TupleV6, map,
     },
+    pipeline::{Hook, Stage},
     tables::Capacity,
 };
 
@@ -41,8 +43,38 @@ pub(crate) const EGRESS: &str = "forebay_egress";
 pub(crate) const COLLECT_V4: &str = "forebay_collect_v4";
 /// The collector's look at an IPv6 entry: run, never attached.
 pub(crate) const COLLECT_V6: &str = "forebay_collect_v6";
+/// IPv6 at XDP.
+pub(crate) const XDP_V6: &str = "forebay_xdp_v6";
+/// IPv6 at tc, packets that come in.
+pub(crate) const INGRESS_V6: &str = "forebay_ingress_v6";
+/// IPv6 at tc, packets that go out.
+pub(crate) const EGRESS_V6: &str = "forebay_egress_v6";
 /// Every program that is loaded.
-pub(crate) const PROGRAMS: [&str; 5] = [XDP, INGRESS, EGRESS, COLLECT_V4, COLLECT_V6];
+pub(crate) const PROGRAMS: [&str; 8] =
+    [XDP, XDP_V6, INGRESS, INGRESS_V6, EGRESS, EGRESS_V6, COLLECT_V4, COLLECT_V6];
+
+/// A program that another one goes on with by a tail call, and its place. The kernel empties an array of programs with its
+/// last descriptor or pin, whoever is attached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StagePlace {
+    /// The hook.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "tests ask"))]
+    pub hook: Hook,
+    /// The array: one for each hook and each generation of programs.
+    pub array: &'static str,
+    /// The place in it.
+    pub stage: Stage,
+    /// Who stands there.
+    pub program: &'static str,
+}
+
+/// All of them.
+pub(crate) const STAGES: &[StagePlace] = &[
+    StagePlace { hook: Hook::Xdp, array: "stages_xdp", stage: Stage::V6, program: XDP_V6 },
+    StagePlace { hook: Hook::Ingress, array: "stages_ingress", stage: Stage::V6, program: INGRESS_V6 },
+    StagePlace { hook: Hook::Egress, array: "stages_egress", stage: Stage::V6, program: EGRESS_V6 },
+];
+
 /// The constant that has the programs take time and randomness from a map.
 pub(crate) const DETERMINISTIC: &str = "DETERMINISTIC";
 
@@ -136,8 +168,10 @@ pub(crate) const MAPS: &[MapSpec] = &[
 /// The section that each program must stand in.
 fn has_section(program: &str, section: &ProgramSection) -> bool {
     match program {
-        XDP => matches!(section, ProgramSection::Xdp { frags: true, .. }),
-        INGRESS | EGRESS | COLLECT_V4 | COLLECT_V6 => matches!(section, ProgramSection::SchedClassifier),
+        XDP | XDP_V6 => matches!(section, ProgramSection::Xdp { frags: true, .. }),
+        INGRESS | INGRESS_V6 | EGRESS | EGRESS_V6 | COLLECT_V4 | COLLECT_V6 => {
+            matches!(section, ProgramSection::SchedClassifier)
+        }
         _ => false,
     }
 }
@@ -189,6 +223,15 @@ fn compare(object: &Object, programs: &[&str]) -> Result<(), String> {
             ));
         }
     }
+    for StagePlace { array, stage, .. } in STAGES {
+        let place = *stage as u32;
+        let has_place = |map: &Map| {
+            map.map_type() == bpf_map_type::BPF_MAP_TYPE_PROG_ARRAY as u32 && map.max_entries() > place
+        };
+        if !object.maps.get(*array).is_some_and(has_place) {
+            return Err(format!("it has no array of programs {array} with a place {place}"));
+        }
+    }
     for name in programs {
         if !object.programs.contains_key(*name) {
             return Err(format!("it has no program {name}"));
@@ -208,7 +251,7 @@ fn compare(object: &Object, programs: &[&str]) -> Result<(), String> {
 mod tests {
     use aya_obj::{
         EbpfSectionKind,
-        maps::{LegacyMap, Map, bpf_map_def},
+        maps::{LegacyMap, bpf_map_def},
         programs::XdpAttachType,
     };
 
@@ -326,9 +369,10 @@ mod tests {
             ("forebay_xdp", "forebay_xdq", "it has no program forebay_xdp"),
             ("forebay_ingress", "forebay_ingresz", "it has no program forebay_ingress"),
             ("forebay_egress", "forebay_egresz", "it has no program forebay_egress"),
-            ("xdp.frags", "xdp\0frags", "its program forebay_xdp stands in section Xdp { frags: false"),
+            ("xdp.frags", "xdp\0frags", " stands in section Xdp { frags: false"),
             ("classifier", "xdp\0sifier", " stands in section Xdp {"),
             ("conntrack_v6", "conntrack_v7", "it has no map conntrack_v6"),
+            ("stages_egress", "stages_egrezz", "it has no array of programs stages_egress with a place 0"),
         ] {
             match check(&renamed(from, to), &[]) {
                 Err(Error::Object { reason }) => assert!(reason.contains(said), "{from}: {reason}"),

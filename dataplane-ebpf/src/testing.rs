@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use aya::{TestRun, TestRunOptions, programs::Program};
+use aya::{
+    TestRun, TestRunOptions,
+    maps::{MapError, ProgramArray},
+    programs::Program,
+};
 use dataplane_core::{
     abi::TestInput,
     pipeline::Hook,
@@ -18,7 +22,7 @@ use zerocopy::{Immutable, IntoBytes};
 
 use crate::{
     Builder, EbpfDataplane, Error,
-    object::{EGRESS, INGRESS, XDP},
+    object::{EGRESS, INGRESS, STAGES, XDP},
 };
 
 /// Room for what a program puts in front of a frame.
@@ -116,6 +120,30 @@ impl TestDataplane {
     /// [`TableError`] where there is no place for it.
     pub fn set_interface(&self, entry: &dataplane_core::abi::InterfaceEntry) -> Result<(), TableError> {
         self.plane.tables().set_interface(entry)
+    }
+
+    /// Takes the later stages of a hook out of their places.
+    ///
+    /// # Errors
+    /// [`Error::Object`], [`Error::Load`]: never with the object that this crate carries.
+    pub fn remove_stages(&mut self, hook: Hook) -> Result<(), Error> {
+        for place in STAGES.iter().filter(|place| place.hook == hook) {
+            let missing = || Error::Object { reason: format!("it has no map {}", place.array) };
+            let map = self.plane.ebpf.map_mut(place.array).ok_or_else(missing)?;
+            let cleared =
+                ProgramArray::try_from(map).and_then(|mut map| map.clear_index(&(place.stage as u32)));
+            match cleared {
+                Ok(()) => {}
+                // It is taken out already.
+                Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
+                }
+                Err(error) => {
+                    let (program, log) = (place.program.into(), String::new());
+                    return Err(Error::Load { program, log, source: error.into() });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Runs a program once, on a frame that arrives at (or leaves by) the interface of this index.

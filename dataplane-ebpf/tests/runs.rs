@@ -93,6 +93,41 @@ fn length_0_is_read_where_the_kernel_will_split_the_packet() {
     }
 }
 
+/// A packet whose next stage is not there is nobody's, and goes on as it came. IPv4 has no next stage.
+#[test]
+fn a_stage_that_is_missing_passes_packets_on() {
+    require_kernel!();
+    let host = Host::new("stages");
+    let mut test = host.host.run(|| TestDataplane::open(small())).unwrap();
+    let (mac, index) = (host.uplink.mac().unwrap(), host.uplink.index());
+    test.set_interface(&InterfaceEntry { index, mac, ..InterfaceEntry::default() }).unwrap();
+    let v6 = ("[2001:db8::2]:40000", "[2001:db8::10]:80");
+    let v4 = ("192.0.2.2:40000", "203.0.113.10:80");
+    for (there, (client, service), verdict) in [
+        (true, v6, Verdict::Pass(PassReason::NoService)),
+        (false, v6, Verdict::Pass(PassReason::NoProgram)),
+        (false, v4, Verdict::Pass(PassReason::NoService)),
+    ] {
+        let frame = Frame::tcp(client.parse().unwrap(), service.parse().unwrap(), flags::SYN);
+        let frame = frame.link(mac, [2, 0, 0, 0, 0, 1]).build();
+        for (hook, returned) in [(Hook::Xdp, XDP_PASS), (Hook::Ingress, NEXT), (Hook::Egress, NEXT)] {
+            if !there {
+                test.remove_stages(hook).unwrap();
+            }
+            let count = || test.plane().tables().counters().verdict(hook, verdict).unwrap();
+            let before = count();
+            let outcome = host.host.run(|| test.run(hook, &frame, index)).unwrap();
+            assert_eq!((outcome.returned, &outcome.frame), (returned, &frame), "{hook:?} {client}");
+            assert_eq!(
+                test.get(TestInput::Verdict),
+                1 << 32 | u64::from(verdict.number()),
+                "{hook:?} {client}"
+            );
+            assert_eq!(count(), before + 1, "{hook:?} {client}");
+        }
+    }
+}
+
 #[test]
 fn a_run_that_the_kernel_refuses_is_an_error() {
     require_kernel!();

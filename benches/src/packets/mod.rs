@@ -88,8 +88,15 @@ pub fn measure(profile: &Profile, object: &Path) -> Result<Packets> {
         let gate = Gate::calibrate(Duration::from_secs(1));
         let mut bench = Bench { world, gate, profile, rows: Vec::new() };
         bench.all()?;
-        let verified = ["forebay_xdp", "forebay_ingress", "forebay_egress"]
-            .map(|name| (name, bench.world.plane.verified_instructions(name)));
+        let verified = [
+            "forebay_xdp",
+            "forebay_xdp_v6",
+            "forebay_ingress",
+            "forebay_ingress_v6",
+            "forebay_egress",
+            "forebay_egress_v6",
+        ]
+        .map(|name| (name, bench.world.plane.verified_instructions(name)));
         Ok(Packets {
             rows: bench.rows,
             best_loop: bench.gate.best(),

@@ -20,7 +20,7 @@ pub const MAX_VLAN_TAGS: u32 = 2;
 pub const MAX_EXTENSION_HEADERS: u32 = 6;
 
 /// The link layer of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// The first header.
     pub ethernet: EthernetHeader,

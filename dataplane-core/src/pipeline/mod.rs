@@ -9,7 +9,7 @@
 //! translate(packet), send(packet)         the only part that differs from hook to hook
 //! ```
 //!
-//! [`process`] is the whole of it. Cost: an established flow is one hash lookup, a new one two and two inserts; a
+//! [`process`] is the whole of it; in the kernel it is parted into programs, one for each [`Stage`]. Cost: an established flow is one hash lookup, a new one two and two inserts; a
 //! packet of no service two lookups. None of it depends on the number of services, backends or flows.
 
 mod collect;
@@ -21,6 +21,7 @@ mod packet;
 mod process;
 mod route;
 mod seen;
+mod stage;
 mod time;
 mod translate;
 mod verdict;
@@ -31,9 +32,10 @@ pub use decide::Direction;
 pub use environment::{Backend, Environment};
 pub use headers::{Headers, Link, MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS, ParseFamily};
 pub use packet::{ApplyError, HopLimit, Packet};
-pub use process::process;
+pub use process::{begin, process, resume};
 pub use route::{Gateway, LinkAddresses, NextHop, Route, RouteQuery, Routes};
 pub use seen::Seen;
+pub use stage::{Stage, Step};
 pub use time::{Tick, Timeouts};
 pub use translate::translate_in_place;
 pub use verdict::{DropReason, Hook, LeaveReason, PassReason, Verdict};

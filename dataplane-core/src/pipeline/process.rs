@@ -2,10 +2,10 @@
 
 use super::{
     Direction, DropReason, Environment, Hook, HopLimit, LeaveReason, Link, NextHop, Packet, ParseFamily,
-    PassReason, Route, RouteQuery, Routes, Verdict,
+    PassReason, Route, RouteQuery, Routes, Stage, Step, Verdict,
     commit::{self, Opened},
     decide::{Decision, decide, serves},
-    workspace::{Workspace, Workspaces},
+    workspace::{Arrival, Workspace, Workspaces},
 };
 use crate::{
     abi::{INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX},
@@ -23,15 +23,47 @@ where
     P: Packet,
     E: Environment,
 {
-    let verdict = match handle(packet, env, work) {
-        Ok(verdict) | Err(verdict) => verdict,
-    };
-    env.count(packet.hook(), verdict);
-    verdict
+    let mut step = begin(packet, env, work);
+    loop {
+        step = match step {
+            Step::Done(verdict) => return verdict,
+            Step::Next(stage) => resume(stage, packet, env, work),
+        }
+    }
 }
 
+/// The first stage: the link layer, and all of IPv4.
 #[inline(always)]
-fn handle<P, E>(packet: &mut P, env: &E, work: &mut Workspaces) -> Result<Verdict, Verdict>
+pub fn begin<P, E>(packet: &mut P, env: &E, work: &mut Workspaces) -> Step
+where
+    P: Packet,
+    E: Environment,
+{
+    let step = match enter(packet, env, work) {
+        Ok(ETHERTYPE_IPV4) => handle_family(packet, env, &mut work.v4, &work.arrival).into(),
+        Ok(ETHERTYPE_IPV6) => return Step::Next(Stage::V6),
+        Ok(_) => Step::Done(Verdict::Pass(PassReason::NotIp)),
+        Err(verdict) => Step::Done(verdict),
+    };
+    step.counted(packet.hook(), env)
+}
+
+/// A later stage, of the packet and the workspaces that an earlier one left.
+#[inline(always)]
+pub fn resume<P, E>(stage: Stage, packet: &mut P, env: &E, work: &mut Workspaces) -> Step
+where
+    P: Packet,
+    E: Environment,
+{
+    let step: Step = match stage {
+        Stage::V6 => handle_family(packet, env, &mut work.v6, &work.arrival).into(),
+    };
+    step.counted(packet.hook(), env)
+}
+
+/// Reads the link layer, and where the packet arrived; returns the EtherType.
+#[inline(always)]
+fn enter<P, E>(packet: &mut P, env: &E, work: &mut Workspaces) -> Result<u16, Verdict>
 where
     P: Packet,
     E: Environment,
@@ -44,12 +76,8 @@ where
             return Err(Verdict::Pass(PassReason::NotForHost));
         }
     }
-    let zone = interface.map_or(0, |entry| entry.zone);
-    match link.ethertype {
-        ETHERTYPE_IPV4 => handle_family(packet, env, &mut work.v4, &link, zone),
-        ETHERTYPE_IPV6 => handle_family(packet, env, &mut work.v6, &link, zone),
-        _ => Err(Verdict::Pass(PassReason::NotIp)),
-    }
+    work.arrival = Arrival { link, zone: interface.map_or(0, |entry| entry.zone) };
+    Ok(link.ethertype)
 }
 
 #[inline(always)]
@@ -57,15 +85,14 @@ fn handle_family<F, P, E>(
     packet: &mut P,
     env: &E,
     work: &mut Workspace<F>,
-    link: &Link,
-    zone: u16,
+    Arrival { link, zone }: &Arrival,
 ) -> Result<Verdict, Verdict>
 where
     F: ParseFamily,
     P: Packet,
     E: Environment + Lookup<F> + Routes<F>,
 {
-    F::parse(packet, link.l3, zone, &mut work.headers)?;
+    F::parse(packet, link.l3, *zone, &mut work.headers)?;
     let now = env.now();
     let (known, stale) = match decide(work, env, packet.hook(), now) {
         Decision::Verdict(verdict) => return Err(verdict),

@@ -70,6 +70,8 @@ reasons! {
         Martian = 6 "martian",
         /// The kernel could not make its headers readable.
         Unreadable = 7 "unreadable",
+        /// The program that would have gone on is not in its place: never while a dataplane stands.
+        NoProgram = 8 "no-program",
     }
 }
 

@@ -7,7 +7,7 @@ use dataplane_core::{
         BackendRef, InterfaceEntry, ServiceCounters, ServiceRef, ServiceWord, Setting, StateWord, TestInput,
         counter_index,
     },
-    pipeline::{Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Tick, Verdict},
+    pipeline::{Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Stage, Tick, Verdict},
     tables::{Family, FlowEntry, InsertError, Lookup, V4, V6},
 };
 
@@ -29,6 +29,14 @@ impl Kernel {
     pub fn new(context: *mut c_void, route: &'static mut RouteRoom) -> Self {
         Self { context, route: Cell::new(Some(route)) }
     }
+}
+
+/// Counts a packet whose next stage is not in its place.
+#[inline(always)]
+pub fn absent(hook: Hook, stage: Stage) -> Verdict {
+    let verdict = stage.absent();
+    maps::count(counter_index(hook, verdict));
+    verdict
 }
 
 /// Tells tests what became of the packet.

@@ -30,9 +30,9 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use dataplane_core::pipeline::Hook;
+use dataplane_core::pipeline::{Hook, Stage};
 
-/// XDP on an uplink: the shortcut for packets that leave again.
+/// XDP on an uplink: the shortcut for packets that leave again. The link layer and IPv4.
 #[xdp(frags)]
 fn forebay_xdp(context: XdpContext) -> u32 {
     xdp::run(context.ctx)
@@ -48,6 +48,24 @@ fn forebay_ingress(context: TcContext) -> i32 {
 #[classifier]
 fn forebay_egress(context: TcContext) -> i32 {
     skb::run(context.skb.skb, Hook::Egress)
+}
+
+/// Where [`forebay_xdp`] goes on with IPv6.
+#[xdp(frags)]
+fn forebay_xdp_v6(context: XdpContext) -> u32 {
+    xdp::go_on(context.ctx, Stage::V6)
+}
+
+/// Where [`forebay_ingress`] goes on with IPv6.
+#[classifier]
+fn forebay_ingress_v6(context: TcContext) -> i32 {
+    skb::go_on(context.skb.skb, Hook::Ingress, Stage::V6)
+}
+
+/// Where [`forebay_egress`] goes on with IPv6.
+#[classifier]
+fn forebay_egress_v6(context: TcContext) -> i32 {
+    skb::go_on(context.skb.skb, Hook::Egress, Stage::V6)
 }
 
 /// Run by the collector, never attached: looks at one IPv4 entry.

@@ -10,8 +10,10 @@ use core::{
 };
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    bindings::{__sk_buff, xdp_md},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray},
     macros::btf_map,
+    programs::{TcContext, XdpContext},
 };
 use dataplane_core::{
     abi::{
@@ -20,7 +22,7 @@ use dataplane_core::{
         ServiceKeyV6, ServiceRef, StateWord, SuspectV4, SuspectV6, TEST_INPUT_WORDS, TestInput, TupleV4,
         TupleV6,
     },
-    pipeline::{Fate, Hook, Tick, Workspaces},
+    pipeline::{Fate, Hook, Stage, Tick, Workspaces},
     tables::InsertError,
 };
 
@@ -69,6 +71,14 @@ static SUSPECTS_V6: Array<[u64; 8], { SUSPECTS as usize }, MAPPED> = Array::new(
 static COLLECTOR: Array<u64, { COLLECTOR_WORDS as usize }, MAPPED> = Array::new();
 #[btf_map(name = "test_inputs")]
 static TEST_INPUTS: Array<u64, { TEST_INPUT_WORDS as usize }, MAPPED> = Array::new();
+
+/// Later stages, by number: one array for each hook, since all programs of one must be of one type. The loader fills them.
+#[btf_map(name = "stages_xdp")]
+static STAGES_XDP: ProgramArray<{ Stage::ALL.len() }> = ProgramArray::new();
+#[btf_map(name = "stages_ingress")]
+static STAGES_INGRESS: ProgramArray<{ Stage::ALL.len() }> = ProgramArray::new();
+#[btf_map(name = "stages_egress")]
+static STAGES_EGRESS: ProgramArray<{ Stage::ALL.len() }> = ProgramArray::new();
 
 /// 1 in the programs that tests load: time and randomness come from a map, and the verdict goes there.
 #[unsafe(no_mangle)]
@@ -160,7 +170,25 @@ struct Room {
     route: RouteRoom,
 }
 
-/// This CPU's room for the packet of a hook. Each run of a program takes it once.
+/// Goes on with a later stage at XDP. It returns only where there is no program in that place.
+///
+/// Only to be inlined into the program itself: a tail call from a function of its own would return into that.
+#[inline(always)]
+pub fn go_on_at_xdp(context: *mut xdp_md, stage: Stage) {
+    // SAFETY: the program's context, and nothing here wants to be dropped.
+    unsafe { STAGES_XDP.tail_call(&XdpContext::new(context), stage as u32) };
+}
+
+/// Goes on with a later stage at tc, as [`go_on_at_xdp`] does.
+#[inline(always)]
+pub fn go_on_at_tc(context: *mut __sk_buff, hook: Hook, stage: Stage) {
+    let stages = if matches!(hook, Hook::Egress) { &STAGES_EGRESS } else { &STAGES_INGRESS };
+    // SAFETY: as in `go_on_at_xdp`.
+    unsafe { stages.tail_call(&TcContext::new(context), stage as u32) };
+}
+
+/// This CPU's room for the packet of a hook. Each run of a program takes it once; after a tail call the next program does,
+/// and the one before has ended.
 #[inline(always)]
 pub fn room(hook: Hook) -> Option<(&'static mut Workspaces, &'static mut RouteRoom)> {
     let room = ROOMS.get_ptr_mut(hook as u32)?;

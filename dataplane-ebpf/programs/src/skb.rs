@@ -4,8 +4,8 @@ use aya_ebpf::bindings::__sk_buff;
 use dataplane_core::{
     abi::counter_index,
     pipeline::{
-        ApplyError, Headers, Hook, HopLimit, MAX_VLAN_TAGS, NextHop, Packet, ParseFamily, PassReason,
-        Verdict, process,
+        ApplyError, Headers, Hook, HopLimit, MAX_VLAN_TAGS, NextHop, Packet, ParseFamily, PassReason, Stage,
+        Step, Verdict, begin, resume,
     },
     tables::{Flow, Tuple},
     wire::{Frame, Header, MacAddress, PROTOCOL_UDP, TcpHeader, UdpHeader},
@@ -38,6 +38,7 @@ struct SkbPacket {
     action: i32,
 }
 
+/// The program that is attached.
 #[inline(always)]
 pub fn run(context: *mut __sk_buff, hook: Hook) -> i32 {
     let skb = Skb(context);
@@ -47,12 +48,33 @@ pub fn run(context: *mut __sk_buff, hook: Hook) -> i32 {
         maps::count(counter_index(hook, Verdict::Pass(PassReason::Unreadable)));
         return NEXT;
     }
-    let mut packet = SkbPacket { skb, hook, action: DROP };
+    run_stage(context, hook, None)
+}
+
+/// A program that it goes on with.
+#[inline(always)]
+pub fn go_on(context: *mut __sk_buff, hook: Hook, stage: Stage) -> i32 {
+    run_stage(context, hook, Some(stage))
+}
+
+#[inline(always)]
+fn run_stage(context: *mut __sk_buff, hook: Hook, stage: Option<Stage>) -> i32 {
+    let mut packet = SkbPacket { skb: Skb(context), hook, action: DROP };
     let Some((work, route)) = maps::room(hook) else {
         return DROP;
     };
     let kernel = Kernel::new(context.cast(), route);
-    let verdict = process(&mut packet, &kernel, work);
+    let step = match stage {
+        None => begin(&mut packet, &kernel, work),
+        Some(stage) => resume(stage, &mut packet, &kernel, work),
+    };
+    let verdict = match step {
+        Step::Done(verdict) => verdict,
+        Step::Next(stage) => {
+            maps::go_on_at_tc(context, hook, stage);
+            environment::absent(hook, stage)
+        }
+    };
     environment::report(verdict);
     match verdict {
         Verdict::Pass(_) | Verdict::Leave(_) => NEXT,

@@ -3,8 +3,8 @@
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use dataplane_core::{
     pipeline::{
-        ApplyError, Headers, Hook, HopLimit, NextHop, Packet, ParseFamily, Verdict, process,
-        translate_in_place,
+        ApplyError, Headers, Hook, HopLimit, NextHop, Packet, ParseFamily, Stage, Step, Verdict, begin,
+        resume, translate_in_place,
     },
     wire::{Frame, Header},
 };
@@ -20,14 +20,36 @@ struct XdpPacket {
     action: u32,
 }
 
+/// The program that is attached.
 #[inline(always)]
 pub fn run(context: *mut xdp_md) -> u32 {
+    run_stage(context, None)
+}
+
+/// A program that it goes on with.
+#[inline(always)]
+pub fn go_on(context: *mut xdp_md, stage: Stage) -> u32 {
+    run_stage(context, Some(stage))
+}
+
+#[inline(always)]
+fn run_stage(context: *mut xdp_md, stage: Option<Stage>) -> u32 {
     let Some((work, route)) = maps::room(Hook::Xdp) else {
         return xdp_action::XDP_ABORTED;
     };
     let kernel = Kernel::new(context.cast(), route);
     let mut packet = XdpPacket { xdp: Xdp(context), action: xdp_action::XDP_ABORTED };
-    let verdict = process(&mut packet, &kernel, work);
+    let step = match stage {
+        None => begin(&mut packet, &kernel, work),
+        Some(stage) => resume(stage, &mut packet, &kernel, work),
+    };
+    let verdict = match step {
+        Step::Done(verdict) => verdict,
+        Step::Next(stage) => {
+            maps::go_on_at_xdp(context, stage);
+            environment::absent(Hook::Xdp, stage)
+        }
+    };
     environment::report(verdict);
     match verdict {
         Verdict::Pass(_) | Verdict::Leave(_) | Verdict::Deliver => xdp_action::XDP_PASS,

@@ -51,6 +51,7 @@ const KNOWN: &[Known] = &[
     Known { helper: BpfHelper::BPF_FUNC_skb_store_bytes, name: "bpf_skb_store_bytes", since: "4.1" },
     Known { helper: BpfHelper::BPF_FUNC_l3_csum_replace, name: "bpf_l3_csum_replace", since: "4.1" },
     Known { helper: BpfHelper::BPF_FUNC_l4_csum_replace, name: "bpf_l4_csum_replace", since: "4.1" },
+    Known { helper: BpfHelper::BPF_FUNC_tail_call, name: "bpf_tail_call", since: "4.2" },
     Known { helper: BpfHelper::BPF_FUNC_skb_vlan_pop, name: "bpf_skb_vlan_pop", since: "4.3" },
     Known { helper: BpfHelper::BPF_FUNC_skb_pull_data, name: "bpf_skb_pull_data", since: "4.9" },
     Known { helper: BpfHelper::BPF_FUNC_redirect, name: "bpf_redirect", since: "4.14" },

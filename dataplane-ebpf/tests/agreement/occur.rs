@@ -71,6 +71,8 @@ fn can_occur(hook: Hook, family: Family, verdict: Verdict) -> bool {
         Verdict::Leave(L::Contended) => false,
         // Its own headers always fit.
         Verdict::Pass(P::Unreadable) => false,
+        // Every stage is in its place.
+        Verdict::Pass(P::NoProgram) => false,
         // An LRU table evicts.
         Verdict::Drop(D::ConntrackFull) => false,
         // The kernel would have to refuse a write within a frame that was just read.

@@ -24,7 +24,8 @@ fn bench_empty(_context: XdpContext) -> u32 {
 /// A program at XDP: the prelude, then what is measured.
 macro_rules! xdp_programs {
     ($($name:ident: $fresh:ident, |$context:ident, $packet:ident| $work:expr;)+) => {
-        $(#[xdp]
+        // With fragments as the programs that are attached: only those may go on with the same later stages.
+        $(#[xdp(frags)]
         fn $name(context: XdpContext) -> u32 {
             let $context = context.ctx;
             let Some($packet) = prelude::$fresh(Xdp($context).bytes()) else { return xdp_action::XDP_ABORTED };
