@@ -20,10 +20,11 @@ use dataplane_core::{
 
 use crate::{
     EbpfDataplane, Error,
-    attach::RUN_DIRECTORY,
     dataplane::program_fd,
+    lock::RUN_DIRECTORY,
     net::{LinkState, Network},
     object::{self, COLLECT_V4, COLLECT_V6, DETERMINISTIC, MAPS, PROGRAMS, STAGES, StagePlace},
+    pin::{PinDir, PinnedMaps, Pins},
     probe::Features,
     sys::bpf,
     tables::{KernelTables, LoadedMaps},
@@ -38,6 +39,7 @@ pub struct Builder {
     pub(crate) timeouts: Timeouts,
     pub(crate) uplinks: Vec<Uplink>,
     pub(crate) run_directory: Option<PathBuf>,
+    pub(crate) pins: Option<PinDir>,
     // Set by tests only: see `testing`.
     pub(crate) deterministic: bool,
     pub(crate) object: Option<Vec<u8>>,
@@ -48,8 +50,19 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Nothing is pinned: the programs and tables go with the dataplane and with the process. This is the only way yet.
-    pub fn unpinned(self) -> Self {
+    /// Nothing is pinned: the programs and tables go with the dataplane and with the process. So it is unless
+    /// [`pins`](Self::pins) says otherwise.
+    pub fn unpinned(mut self) -> Self {
+        self.pins = None;
+        self
+    }
+
+    /// Tables and attachments are pinned in this directory: packets are balanced on while nobody runs, and the next
+    /// [`open`](Self::open) takes over what is there. Programs are put in the place of those before without a packet
+    /// between them; uplinks that are not named any more are taken off, once all others stand. Each uplink stays in its
+    /// place among others at tcx, whatever its [`Order`](crate::Order) says now.
+    pub fn pins(mut self, directory: PinDir) -> Self {
+        self.pins = Some(directory);
         self
     }
 
@@ -71,8 +84,9 @@ impl Builder {
         self
     }
 
-    /// Where locks of places on clsact are kept: `/run/forebay` unless set. It is made where it is not there; it must
-    /// belong to the effective user of this process, nobody else may write to it, and it may not be a symbolic link. All processes that work on one network namespace should name the same, or they do not see each
+    /// Where locks of places on clsact and of pin directories are kept: `/run/forebay` unless set. It is made where it is
+    /// not there; it must belong to the effective user of this process, nobody else may write to it, and it may not be a
+    /// symbolic link. All processes that work on one network namespace should name the same, or they do not see each
     /// other there. At tcx and XDP, where links tell who lives, nothing is written.
     pub fn run_directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.run_directory = Some(path.into());
@@ -83,14 +97,16 @@ impl Builder {
     ///
     /// Interfaces are those of the calling thread's network namespace, and stay those when the dataplane is moved to a
     /// thread in another one. On an error nothing of ours is left in the kernel, but for the clsact qdisc, where one
-    /// was made. Cost: some 100 ms, most of it the verifier's and the parsing of the kernel's BTF.
+    /// was made; what was pinned before stays as it was, or with the new programs on some uplinks. Cost: some 100 ms, most of it the verifier's and the parsing of the kernel's BTF.
     ///
     /// # Errors
     /// [`Error::NoPrivilege`], [`Error::NoBpf`], [`Error::NoBtf`], [`Error::MissingFeature`]: this process or kernel
     /// can't; [`Error::CapacityZero`], [`Error::CapacityTooSmall`], [`Error::Map`]: tables of this size can't be made; [`Error::InterfaceMissing`],
     /// [`Error::InterfaceTwice`], [`Error::InterfaceNotEthernet`], [`Error::InterfaceSlotTaken`]: these are no uplinks;
     /// [`Error::XdpTaken`], [`Error::FilterTaken`]: another's program is there; [`Error::Lock`],
-    /// [`Error::UntrustedLock`]: a place on clsact can't be locked; [`Error::InterfaceVanished`], [`Error::Attach`], [`Error::Load`]: the kernel refused.
+    /// [`Error::UntrustedLock`]: a place on clsact or the pin directory can't be locked; [`Error::PinsHeld`],
+    /// [`Error::UntrustedPins`], [`Error::PinDirectory`]: the pin directory can't be used; [`Error::Pin`]: what is pinned
+    /// there does not fit; [`Error::InterfaceVanished`], [`Error::Attach`], [`Error::Load`]: the kernel refused.
     pub fn open(self) -> Result<EbpfDataplane, Error> {
         let mut features = Features::probe()?;
         features.tcx &= !self.no_tcx;
@@ -102,8 +118,34 @@ impl Builder {
         check_capacity(&self.capacity)?;
         let network = Arc::new(Network::open()?);
         let uplinks = self.resolve(&network)?;
+        let run_directory = self.run_directory.as_deref().unwrap_or(Path::new(RUN_DIRECTORY));
+        let Some(directory) = &self.pins else {
+            let parts = Parts { network, features, uplinks, run_directory, pins: None };
+            return self.start(&bytes, parts, None);
+        };
+        let pins = Arc::new(Pins::take(directory, run_directory)?);
+        let pinned = pins.maps(&self.capacity)?;
+        let is_new = pinned.is_none();
+        let parts = Parts { network, features, uplinks, run_directory, pins: Some(pins.clone()) };
+        let network = parts.network.clone();
+        let opened = self.start(&bytes, parts, pinned.as_ref());
+        if is_new && opened.is_err() {
+            // What was made by this attempt is of no use to the next one.
+            if let Err(error) = pins.remove(&network) {
+                tracing::warn!(%error, "a pin directory could not be taken away again");
+            }
+        }
+        opened
+    }
 
-        let mut ebpf = self.load(&bytes)?;
+    /// Loads, and attaches.
+    fn start(
+        &self,
+        bytes: &[u8],
+        parts: Parts<'_>,
+        pinned: Option<&PinnedMaps>,
+    ) -> Result<EbpfDataplane, Error> {
+        let mut ebpf = self.load(bytes, pinned)?;
         // The programs name their maps by descriptor until they are loaded.
         for name in PROGRAMS.iter().chain(&self.further_programs) {
             load_program(&mut ebpf, name)?;
@@ -112,11 +154,15 @@ impl Builder {
             put_stage(&mut ebpf, place)?;
         }
         let looks = [descriptor(&ebpf, COLLECT_V4)?, descriptor(&ebpf, COLLECT_V6)?];
-        let batch = features.batch && !self.single_operations;
-        let tables = KernelTables::new(LoadedMaps::take(&mut ebpf)?, looks.map(bpf::Program::new), batch)?;
+        let batch = parts.features.batch && !self.single_operations;
+        let maps = LoadedMaps::take(&mut ebpf)?;
+        if let Some(pinned) = pinned {
+            pinned.are(|name| maps.id(name))?;
+        }
+        let lock = parts.pins.as_ref().map(|pins| pins.lock());
+        let tables = KernelTables::new(maps, looks.map(bpf::Program::new), batch, lock)?;
         tables.configure(&self.timeouts)?;
-        let run_directory = self.run_directory.as_deref().unwrap_or(Path::new(RUN_DIRECTORY));
-        EbpfDataplane::attach(network, features, ebpf, Arc::new(tables), &uplinks, run_directory)
+        EbpfDataplane::attach(parts, ebpf, Arc::new(tables), pinned.is_some())
     }
 
     /// Finds the uplinks, and refuses those that can't be together.
@@ -143,13 +189,16 @@ impl Builder {
         Ok(found)
     }
 
-    /// Makes the maps and relocates the programs.
-    fn load(&self, bytes: &[u8]) -> Result<aya::Ebpf, Error> {
+    /// Makes the maps, or opens those that are pinned, and relocates the programs.
+    fn load(&self, bytes: &[u8], pinned: Option<&PinnedMaps>) -> Result<aya::Ebpf, Error> {
         let deterministic = u32::from(self.deterministic);
         let mut loader = EbpfLoader::new();
         loader.override_global(DETERMINISTIC, &deterministic, true);
         for spec in MAPS {
             loader.map_max_entries(spec.name, (spec.entries)(&self.capacity));
+        }
+        for (name, path) in pinned.into_iter().flat_map(PinnedMaps::paths) {
+            loader.map_pin_path(name, path);
         }
         for (name, entries) in &self.further_maps {
             loader.map_max_entries(name, *entries);
@@ -171,6 +220,15 @@ impl Builder {
             error => Error::Load { program: "object".into(), log: String::new(), source: Box::new(error) },
         }
     }
+}
+
+/// What a dataplane is made of, beside its programs and tables.
+pub(crate) struct Parts<'a> {
+    pub network: Arc<Network>,
+    pub features: Features,
+    pub uplinks: Vec<(Uplink, LinkState)>,
+    pub run_directory: &'a Path,
+    pub pins: Option<Arc<Pins>>,
 }
 
 fn check_capacity(capacity: &Capacity) -> Result<(), Error> {

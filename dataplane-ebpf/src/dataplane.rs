@@ -13,12 +13,12 @@ use parking_lot::Mutex;
 use crate::{
     Error,
     attach::{Attached, Attachment, Means, Programs, XdpAttachment},
-    builder::Builder,
+    builder::{Builder, Parts},
     net::{LinkState, Network},
     object::{EGRESS, INGRESS, PROGRAMS, XDP},
+    pin::{Name, Pins},
     probe::{Features, Warning, check_interface},
     tables::KernelTables,
-    uplink::Uplink,
 };
 
 /// A dataplane in the kernel: programs on interfaces, and their tables.
@@ -30,6 +30,9 @@ use crate::{
 /// Dropping it detaches its programs: the kernel does so with the last descriptor of a link, also where the process is
 /// killed. Only filters on clsact, which are no files, stay behind a process that is killed; the next one to open takes
 /// their place. [`detach`](Self::detach) is the same, and tells what went wrong.
+///
+/// With [pins](Builder::pins), dropping it changes nothing: packets are balanced on by what the tables say, and the next one
+/// to open takes over. Only [`detach`](Self::detach) takes it off.
 #[derive(Debug)]
 pub struct EbpfDataplane {
     attached: Mutex<Vec<Attached>>,
@@ -39,6 +42,8 @@ pub struct EbpfDataplane {
     features: Features,
     /// The ids of our programs.
     ids: [u32; 3],
+    pins: Option<Arc<Pins>>,
+    adopted: bool,
     pub(crate) ebpf: aya::Ebpf,
 }
 
@@ -73,18 +78,18 @@ impl EbpfDataplane {
     }
 
     pub(crate) fn attach(
-        network: Arc<Network>,
-        features: Features,
+        parts: Parts<'_>,
         ebpf: aya::Ebpf,
         tables: Arc<KernelTables>,
-        uplinks: &[(Uplink, LinkState)],
-        run_directory: &Path,
+        adopted: bool,
     ) -> Result<Self, Error> {
+        let Parts { network, features, uplinks, run_directory, pins } = parts;
         let mut attached = Vec::new();
         let ids = {
             let programs = programs(&ebpf)?;
-            let means = Means { network: &network, programs, tcx: features.tcx, run_directory };
-            for (uplink, link) in uplinks {
+            let pins = pins.as_deref();
+            let means = Means { network: &network, programs, tcx: features.tcx, run_directory, pins };
+            for (uplink, link) in &uplinks {
                 // A program must find its interface from its first packet on.
                 tables.set_interface(&entry(link, uplink.zone, 0))?;
                 attached.push(Attached::new(means, uplink, link)?);
@@ -93,6 +98,17 @@ impl EbpfDataplane {
                 .ids()
                 .map_err(|source| Error::Netlink { operation: "ask about our programs".into(), source })?
         };
+        if let Some(pins) = &pins {
+            // Tables before what leads packets to them: whoever finds a link finds its tables.
+            if !adopted {
+                pins.keep_maps(&tables)?;
+            }
+            attached.iter_mut().try_for_each(|one| one.keep(pins, &network))?;
+            let used: Vec<Name> = attached.iter().flat_map(|one| one.names(&network)).collect();
+            pins.sweep(&network, &used)?;
+            let kept: Vec<u32> = attached.iter().map(|one| one.report.index).collect();
+            tables.keep_interfaces(&kept)?;
+        }
         let plane = Self {
             attached: Mutex::new(attached),
             warnings: Mutex::default(),
@@ -100,10 +116,22 @@ impl EbpfDataplane {
             network,
             features,
             ids,
+            pins,
+            adopted,
             ebpf,
         };
         plane.refresh()?;
         Ok(plane)
+    }
+
+    /// Where its tables and attachments are pinned; `None` where they are not.
+    pub fn pins(&self) -> Option<&Path> {
+        self.pins.as_deref().map(Pins::path)
+    }
+
+    /// Whether it took its tables over from another run.
+    pub fn is_adopted(&self) -> bool {
+        self.adopted
     }
 
     /// The tables. They are a [`Store`](dataplane_core::tables::Store), for a controller.
@@ -219,12 +247,33 @@ impl EbpfDataplane {
         Ok(())
     }
 
-    /// Detaches all programs. The tables stay as long as somebody holds them.
+    /// Detaches all programs, and takes away every trace of ours: filters, a clsact qdisc that was made by us and that
+    /// nobody uses, pins and their directory. What is not ours stays, and so does the clsact qdisc where nothing is pinned.
+    /// The tables stay as long as somebody holds them.
     ///
     /// # Errors
-    /// [`Error::Detach`] for the first that could not be taken off; the others were all the same.
+    /// [`Error::Detach`], [`Error::Pin`], [`Error::PinDirectory`] for the first that could not be taken off; the others
+    /// were all the same.
     pub fn detach(self) -> Result<(), Error> {
-        self.take_off()
+        let Some(pins) = &self.pins else {
+            return self.take_off();
+        };
+        let outcome = pins.remove(&self.network);
+        outcome.and(self.tables.keep_interfaces(&[]).map_err(Error::from))
+    }
+
+    /// Leaves all programs attached, for whoever opens the pin directory next. Dropping the dataplane does the same, but
+    /// does not look whether they stand.
+    ///
+    /// # Errors
+    /// [`Error::NotPinned`] where nothing is pinned: then everything goes, as by dropping it.
+    /// [`Error::InterfaceVanished`], [`Error::Displaced`] for the first uplink that has no programs of ours to leave.
+    pub fn leave_attached(self) -> Result<(), Error> {
+        if self.pins.is_none() {
+            return Err(Error::NotPinned);
+        }
+        let mut attached = self.attached.lock();
+        attached.iter_mut().try_for_each(|one| one.check(&self.network))
     }
 
     fn take_off(&self) -> Result<(), Error> {
@@ -240,6 +289,9 @@ impl EbpfDataplane {
 
 impl Drop for EbpfDataplane {
     fn drop(&mut self) {
+        if self.pins.is_some() {
+            return;
+        }
         // Not left to the fields: the tables may live on, and are not to name uplinks that nobody works on.
         if let Err(error) = self.take_off() {
             tracing::warn!(%error, "a dropped dataplane is not off as a whole");

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use dataplane_core::{abi::INTERFACE_PLACES, tables::TableError};
 
-use crate::uplink::HookName;
+use crate::{lock::Holder, uplink::HookName};
 
 /// Why the kernel does not do what it was asked for: the operation, what it was about, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -215,9 +215,68 @@ pub enum Error {
         hook: HookName,
     },
 
-    /// A place on clsact can't be locked.
+    /// Pins belong into a bpffs.
     #[error(
-        "cannot lock {path}, by which dataplanes see each other on clsact: this process must be able to write to its \
+        "{path} is no absolute path into a bpffs, where programs and tables are pinned: name a directory below one, \
+         such as /sys/fs/bpf (`mount -t bpf none /sys/fs/bpf` where nothing is mounted there)"
+    )]
+    PinsNotOnBpffs {
+        /// The path.
+        path: PathBuf,
+    },
+
+    /// Somebody else may have a hand in the pin directory.
+    #[error("{path} is not to be trusted with pins: {reason}; name another directory, or mend this one")]
+    UntrustedPins {
+        /// The directory, or one above it.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: Distrust,
+    },
+
+    /// Another dataplane has the pin directory.
+    #[error(
+        "pin directory {path} is in use by another dataplane ({}): stop that one first, or name another directory",
+        holder(*process, command.as_deref())
+    )]
+    PinsHeld {
+        /// The directory.
+        path: PathBuf,
+        /// The process that has it, where it is known.
+        process: Option<u32>,
+        /// The file that it runs, where it is known.
+        command: Option<String>,
+    },
+
+    /// Something about the pin directory failed.
+    #[error("cannot {operation} {path}, which belongs to the pins")]
+    PinDirectory {
+        /// What was being done.
+        operation: &'static str,
+        /// The directory, or something in it.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+
+    /// What is pinned is not what this dataplane would have pinned there. Nothing was changed.
+    #[error("{path} can't be taken over: {reason}")]
+    Pin {
+        /// The pin.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: PinFault,
+    },
+
+    /// What is not pinned can't be left attached.
+    #[error(
+        "nothing of this dataplane is pinned, so that nothing can be left attached: open it with Builder::pins"
+    )]
+    NotPinned,
+
+    /// A place on clsact or a pin directory can't be locked.
+    #[error(
+        "cannot lock {path}, by which dataplanes see each other: this process must be able to write to its \
          folder; see Builder::run_directory"
     )]
     Lock {
@@ -227,9 +286,9 @@ pub enum Error {
         source: io::Error,
     },
 
-    /// A place on clsact can't be locked where somebody else may have a hand in it.
+    /// Nothing can be locked where somebody else may have a hand in it.
     #[error(
-        "{path}, by which dataplanes see each other on clsact, is not to be trusted: {reason}; name another folder by \
+        "{path}, by which dataplanes see each other, is not to be trusted: {reason}; name another folder by \
          Builder::run_directory, or remove it"
     )]
     UntrustedLock {
@@ -282,7 +341,81 @@ pub enum Error {
     },
 }
 
-/// What is wrong with a lock, or with the folder that is meant to hold it.
+/// What is wrong with something that is pinned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PinFault {
+    /// It is not there, though others of its kind are.
+    #[error("it is not there, though the other tables are: somebody removed it; {REMOVE}")]
+    Missing,
+
+    /// Something else has its name.
+    #[error("it is {found}, not a table of ours: remove it, or name another directory")]
+    NoMap {
+        /// What it is.
+        found: String,
+    },
+
+    /// Something else has the name of a link.
+    #[error("it is {found}, not a link of ours: remove it, or name another directory")]
+    NoLink {
+        /// What it is.
+        found: String,
+    },
+
+    /// The tables are of another version.
+    #[error(
+        "the tables have layout {pinned}, and this version has layout {own}: run the version that made them, or {REMOVE}"
+    )]
+    Version {
+        /// The layout of what is pinned.
+        pinned: u64,
+        /// The layout that this version knows.
+        own: u64,
+    },
+
+    /// It says that it has the right version, and looks otherwise.
+    #[error("it has (type, key size, value size, flags) {found}, not {wanted}: {REMOVE}")]
+    Layout {
+        /// What it has.
+        found: String,
+        /// What it must have.
+        wanted: String,
+    },
+
+    /// It has room for more or fewer entries than are wanted.
+    #[error(
+        "table {table} was made for {pinned} entries, and {wanted} are wanted: open it with the capacity that it has, or \
+         {REMOVE}"
+    )]
+    Capacity {
+        /// The table.
+        table: &'static str,
+        /// How many it has room for.
+        pinned: u32,
+        /// How many are wanted.
+        wanted: u32,
+    },
+
+    /// Somebody replaced it while it was being taken over.
+    #[error("somebody put something else in its place just now: find out who writes to the pin directory")]
+    Replaced,
+
+    /// It can be taken off only from another network namespace.
+    #[error(
+        "it stands for filters in another network namespace (inode {namespace}), and can be taken off only there: run \
+         there, or remove it with `rmdir` once that namespace is gone"
+    )]
+    OtherNamespace {
+        /// The inode of that network namespace.
+        namespace: u64,
+    },
+}
+
+/// How to begin anew.
+const REMOVE: &str = "take everything off by PinDir::remove and begin anew, which ends the connections";
+
+/// What is wrong with a lock or a pin directory, or with a folder that is meant to hold one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Distrust {
@@ -335,6 +468,10 @@ fn program(id: Option<u32>, name: Option<&str>) -> String {
         (Some(id), None) => format!("id {id}"),
         (None, _) => String::from("its id is not known"),
     }
+}
+
+fn holder(process: Option<u32>, command: Option<&str>) -> String {
+    Holder { process, command: command.map(String::from) }.to_string()
 }
 
 fn advice(hook: HookName, source: &io::Error) -> &'static str {

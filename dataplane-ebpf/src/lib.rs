@@ -28,6 +28,8 @@
 //! | `builder`, `dataplane`, `uplink` | opening a dataplane, and what is open |
 //! | `tables` | [`Store`](dataplane_core::tables::Store) over the kernel's maps |
 //! | `attach` | programs on interfaces: which hooks were got, and why |
+//! | `pin` | what stays in the kernel while nobody runs, and how the next run takes it over |
+//! | `lock` | who lives, and has a place or a pin directory |
 //! | `probe` | what this kernel, this process and this host can do |
 //! | `net` | what the kernel tells of interfaces, over netlink |
 //! | `object` | the compiled programs, and what they must look like |
@@ -39,8 +41,10 @@ mod attach;
 mod builder;
 mod dataplane;
 mod error;
+mod lock;
 mod net;
 mod object;
+mod pin;
 mod probe;
 mod sys;
 mod tables;
@@ -51,8 +55,9 @@ mod uplink;
 pub use attach::{Attachment, OtherProgram, Standing, TcAttachment, XdpAttachment, XdpOff};
 pub use builder::Builder;
 pub use dataplane::{EbpfDataplane, ProgramReport};
-pub use error::{Distrust, Error};
+pub use error::{Distrust, Error, PinFault};
 pub use object::OBJECT_VARIABLE;
+pub use pin::PinDir;
 pub use probe::{Features, PeerChecksums, Privileges, Warning};
 pub use tables::KernelTables;
 pub use uplink::{HookName, Order, TcMode, Uplink, XdpMode};

@@ -1,17 +1,17 @@
 //! Programs on interfaces: which hooks were got, and why.
 
-mod lock;
 mod others;
 mod tc;
 mod xdp;
 
 use std::{fmt, os::fd::BorrowedFd, path::Path, sync::Arc};
 
-pub(crate) use self::lock::RUN_DIRECTORY;
 use self::tc::TcLinks;
 use crate::{
     Error,
     net::{LinkState, Network},
+    object::{EGRESS, INGRESS},
+    pin::{LinkName, Name, Pins, Place},
     sys::bpf::{self, Link},
     uplink::{HookName, Uplink},
 };
@@ -196,6 +196,62 @@ pub(crate) struct Means<'a> {
     pub tcx: bool,
     /// Where locks are.
     pub run_directory: &'a Path,
+    /// Where what is attached is pinned, if it is.
+    pub pins: Option<&'a Pins>,
+}
+
+impl Means<'_> {
+    fn place(&self, link: &LinkState) -> Place {
+        Place { namespace: self.network.namespace().unwrap_or(0), interface: link.index }
+    }
+
+    /// The pinned link at a hook, with this program in place of the one that it had: no packet meets neither or both.
+    ///
+    /// # Errors
+    /// [`Error::Pin`], [`Error::PinDirectory`], [`Error::Attach`].
+    fn pinned(
+        &self,
+        hook: HookName,
+        link: &LinkState,
+        program: BorrowedFd<'_>,
+    ) -> Result<Option<Link>, Error> {
+        let (Some(pins), Some(name)) = (self.pins, LinkName::new(hook, self.place(link))) else {
+            return Ok(None);
+        };
+        let Some(pinned) = pins.link(name)? else { return Ok(None) };
+        pinned.update(program).map_err(|source| Error::Attach {
+            interface: link.name.clone(),
+            hook,
+            source,
+        })?;
+        Ok(Some(pinned))
+    }
+
+    /// Takes off what is pinned at a hook.
+    ///
+    /// # Errors
+    /// [`Error::Pin`], [`Error::PinDirectory`].
+    fn take_off(&self, hook: HookName, link: &LinkState) -> Result<(), Error> {
+        match (self.pins, LinkName::new(hook, self.place(link))) {
+            (Some(pins), Some(name)) => pins.remove_link(name),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Takes our filters of a priority off the clsact qdisc of an interface, whichever of our programs they hold.
+///
+/// # Errors
+/// [`Error::Netlink`].
+pub(crate) fn remove_filters(network: &Network, interface: u32, priority: u16) -> Result<(), Error> {
+    for (name, ingress) in [(INGRESS, true), (EGRESS, false)] {
+        let place = tc::place(interface, ingress, priority);
+        network.detach_filter_named(&place, name).map_err(|source| Error::Netlink {
+            operation: format!("take our filter off interface {interface}"),
+            source,
+        })?;
+    }
+    Ok(())
 }
 
 /// Our programs on one interface. They stay as long as this does.
@@ -215,15 +271,14 @@ impl Attached {
     /// [`Error::XdpTaken`], [`Error::FilterTaken`], [`Error::Lock`], [`Error::UntrustedLock`], [`Error::Attach`], [`Error::InterfaceVanished`].
     /// Then nothing is left attached.
     pub(crate) fn new(means: Means<'_>, uplink: &Uplink, link: &LinkState) -> Result<Self, Error> {
-        let Means { network, programs, tcx, run_directory } = means;
-        let kind = tc::choose(uplink.tc, tcx);
+        let kind = tc::choose(uplink.tc, means.tcx);
         let tc = match kind {
-            TcAttachment::Tcx => TcLinks::tcx(link, uplink.order, programs)?,
+            TcAttachment::Tcx => TcLinks::tcx(means, link, uplink.order)?,
             TcAttachment::Clsact | TcAttachment::ClsactForLackOfTcx => {
-                TcLinks::clsact(network, link, uplink.order, programs, run_directory)?
+                TcLinks::clsact(means, link, uplink.order)?
             }
         };
-        let (xdp, what) = xdp::attach(network, uplink.xdp, link, programs.xdp)?;
+        let (xdp, what) = xdp::attach(means, uplink.xdp, link)?;
         let report = Attachment {
             interface: link.name.clone(),
             index: link.index,
@@ -236,6 +291,42 @@ impl Attached {
             others: Vec::new(),
         };
         Ok(Self { report, xdp, tc })
+    }
+
+    /// Has all of it outlive this process.
+    ///
+    /// # Errors
+    /// [`Error::PinDirectory`].
+    pub(crate) fn keep(&mut self, pins: &Pins, network: &Network) -> Result<(), Error> {
+        let place = self.place(network);
+        let hook = self.xdp_hook();
+        let links = self.xdp.as_mut().map(|link| (hook, link)).into_iter().chain(self.tc.keep());
+        for (hook, link) in links.filter(|(_, link)| !link.is_pinned()) {
+            if let Some(name) = LinkName::new(hook, place) {
+                pins.keep_link(name, link)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What it is called among the pins.
+    pub(crate) fn names(&self, network: &Network) -> Vec<Name> {
+        let place = self.place(network);
+        let mut names = self.tc.names(place);
+        let xdp = self.xdp.as_ref().and_then(|_| LinkName::new(self.xdp_hook(), place));
+        names.extend(xdp.map(Name::Link));
+        names
+    }
+
+    fn place(&self, network: &Network) -> Place {
+        Place { namespace: network.namespace().unwrap_or(0), interface: self.report.index }
+    }
+
+    fn xdp_hook(&self) -> HookName {
+        match self.report.xdp {
+            XdpAttachment::Generic => HookName::XdpGeneric,
+            _ => HookName::XdpNative,
+        }
     }
 
     /// Looks whether all of it still stands, and tells the log where that has changed.
@@ -265,10 +356,7 @@ impl Attached {
 
     fn standing(&self, network: &Network, index: u32) -> std::io::Result<Standing> {
         let xdp = match &self.xdp {
-            Some(link) if link.interface()? != Some(index) => Some(match self.report.xdp {
-                XdpAttachment::Generic => HookName::XdpGeneric,
-                _ => HookName::XdpNative,
-            }),
+            Some(link) if link.interface()? != Some(index) => Some(self.xdp_hook()),
             _ => None,
         };
         let Some(lost) = xdp.map_or_else(|| self.tc.lost(index), |hook| Ok(Some(hook)))? else {

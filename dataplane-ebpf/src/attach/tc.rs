@@ -1,15 +1,14 @@
 //! tc: links at tcx, or filters on the clsact qdisc.
 
-use std::{io, path::Path, sync::Arc};
+use std::{io, sync::Arc};
 
-use super::{
-    Programs, TcAttachment,
-    lock::{Attempt, Lock},
-};
+use super::{Means, Programs, TcAttachment};
 use crate::{
     Error,
+    lock::{Attempt, Lock},
     net::{FilterError, FilterPlace, LinkState, Network},
     object::{EGRESS, INGRESS},
+    pin::{LinkName, Name, Place},
     sys::bpf::{self, Link, LinkPlace},
     uplink::{HookName, Order, TcMode},
 };
@@ -34,7 +33,12 @@ pub(super) fn choose(mode: TcMode, tcx: bool) -> TcAttachment {
 
 /// The places of an interface where a filter of ours may stand.
 pub(super) fn places(interface: u32, ingress: bool) -> [FilterPlace; 2] {
-    [FIRST, LAST].map(|priority| FilterPlace { interface, ingress, priority, handle: HANDLE })
+    [FIRST, LAST].map(|priority| place(interface, ingress, priority))
+}
+
+/// The place of our filter of a priority.
+pub(super) fn place(interface: u32, ingress: bool, priority: u16) -> FilterPlace {
+    FilterPlace { interface, ingress, priority, handle: HANDLE }
 }
 
 /// Our programs at tc on one interface.
@@ -47,24 +51,22 @@ pub(super) enum TcLinks {
 }
 
 impl TcLinks {
-    pub(super) fn tcx(link: &LinkState, order: Order, programs: Programs<'_>) -> Result<Self, Error> {
+    pub(super) fn tcx(means: Means<'_>, link: &LinkState, order: Order) -> Result<Self, Error> {
         let first = order == Order::First;
-        let create = |program, place, hook| {
-            Link::create(program, link.index, place).map_err(|source| refusal(link, hook, source))
+        let attach = |program, place, hook| match means.pinned(hook, link, program)? {
+            // Where it stands among others, it stays.
+            Some(pinned) => Ok(pinned),
+            None => Link::create(program, link.index, place).map_err(|source| refusal(link, hook, source)),
         };
+        let Programs { ingress, egress, .. } = means.programs;
         // Egress first: a reply that is translated back needs no flow, a flow needs its replies translated.
-        let egress = create(programs.egress, LinkPlace::TcxEgress { first }, HookName::TcxEgress)?;
-        let ingress = create(programs.ingress, LinkPlace::TcxIngress { first }, HookName::TcxIngress)?;
+        let egress = attach(egress, LinkPlace::TcxEgress { first }, HookName::TcxEgress)?;
+        let ingress = attach(ingress, LinkPlace::TcxIngress { first }, HookName::TcxIngress)?;
         Ok(Self::Tcx { ingress, egress })
     }
 
-    pub(super) fn clsact(
-        network: &Arc<Network>,
-        link: &LinkState,
-        order: Order,
-        programs: Programs<'_>,
-        run_directory: &Path,
-    ) -> Result<Self, Error> {
+    pub(super) fn clsact(means: Means<'_>, link: &LinkState, order: Order) -> Result<Self, Error> {
+        let Means { network, programs, run_directory, pins, .. } = means;
         let priority = match order {
             Order::First => FIRST,
             Order::Last => LAST,
@@ -83,22 +85,61 @@ impl TcLinks {
         let lock = match Lock::take(run_directory, &lock)? {
             Attempt::Held(lock) => lock,
             Attempt::Taken(holder) => {
-                let holder = holder.map_or_else(String::new, |process| format!(", process {process}"));
-                return Err(taken(hook, format!("another dataplane's that is alive{holder}")));
+                return Err(taken(hook, format!("another dataplane's that is alive, {holder}")));
             }
         };
+        let place = means.place(link);
+        // Noted before they are there: whoever finds the note looks whether they are.
+        let stood = pins.map_or(Ok(false), |pins| pins.note(Name::Clsact { priority, place }))?;
+        let made = network.add_qdisc(link.index).map_err(|source| refusal(link, hook, source))?;
+        if made && let Some(pins) = pins {
+            pins.note(Name::Qdisc(place))?;
+        }
         let create = |program, ingress, name, hook| {
-            let place = FilterPlace { interface: link.index, ingress, priority, handle: HANDLE };
+            let place = self::place(link.index, ingress, priority);
             let id = bpf::program_id(program).map_err(|source| refusal(link, hook, source))?;
             network.attach_filter(&place, program, name).map_err(|error| match error {
                 FilterError::Taken(owner) => taken(hook, owner),
                 FilterError::System(source) => refusal(link, hook, source),
             })?;
-            Ok::<_, Error>(Filter { network: Arc::clone(network), place, name, program: id, attached: true })
+            // One that took over from another run stays whatever becomes of this one.
+            Ok::<_, Error>(Filter {
+                network: Arc::clone(network),
+                place,
+                name,
+                program: id,
+                attached: !stood,
+            })
         };
         let egress = create(programs.egress, false, EGRESS, HookName::ClsactEgress)?;
         let ingress = create(programs.ingress, true, INGRESS, HookName::ClsactIngress)?;
         Ok(Self::Clsact { ingress, egress, _lock: lock })
+    }
+
+    /// Has filters outlive this process; the links, which must be pinned for that.
+    pub(super) fn keep(&mut self) -> Vec<(HookName, &mut Link)> {
+        match self {
+            Self::Tcx { ingress, egress } => {
+                vec![(HookName::TcxEgress, egress), (HookName::TcxIngress, ingress)]
+            }
+            Self::Clsact { ingress, egress, .. } => {
+                (ingress.attached, egress.attached) = (false, false);
+                Vec::new()
+            }
+        }
+    }
+
+    /// What it is called among the pins.
+    pub(super) fn names(&self, place: Place) -> Vec<Name> {
+        match self {
+            Self::Tcx { .. } => [HookName::TcxIngress, HookName::TcxEgress]
+                .into_iter()
+                .filter_map(|hook| LinkName::new(hook, place).map(Name::Link))
+                .collect(),
+            Self::Clsact { ingress, .. } => {
+                vec![Name::Clsact { priority: ingress.place.priority, place }]
+            }
+        }
     }
 
     /// The first hook of the interface of this index where our program no longer stands.
@@ -118,7 +159,7 @@ impl TcLinks {
     /// Takes both programs off.
     pub(super) fn detach(self, interface: &str) -> Result<(), Error> {
         match self {
-            // The kernel detaches a link with its last descriptor.
+            // A link that is not pinned goes when it is dropped.
             Self::Tcx { .. } => Ok(()),
             Self::Clsact { mut ingress, mut egress, _lock } => {
                 let results =
@@ -141,8 +182,8 @@ fn refusal(link: &LinkState, hook: HookName, source: io::Error) -> Error {
     }
 }
 
-/// A filter of ours. Unlike a link it is no file: it is taken off when this is dropped, and stays where the process is
-/// killed.
+/// A filter of ours. Unlike a link it is no file: it is taken off when this is dropped, unless it is to stay, and stays
+/// where the process is killed.
 #[derive(Debug)]
 pub(super) struct Filter {
     network: Arc<Network>,
@@ -150,6 +191,7 @@ pub(super) struct Filter {
     name: &'static str,
     /// The id of our program: a filter with another one is not ours, wherever it stands.
     program: u32,
+    /// Whether it is to go with this.
     attached: bool,
 }
 
@@ -219,6 +261,7 @@ mod tests {
         let place = FilterPlace { interface: uplink.index(), ingress: true, priority: FIRST, handle: HANDLE };
 
         for name in ["somebody_else", INGRESS] {
+            network.add_qdisc(uplink.index()).unwrap();
             network.attach_filter(&place, program, name).unwrap();
             let ours = Uplink::named("uplink").tc(TcMode::Clsact);
             match host.run(|| small().uplink(ours).open()) {

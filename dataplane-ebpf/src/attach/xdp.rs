@@ -1,8 +1,8 @@
 //! XDP: taken where it is free, never from somebody else.
 
-use std::{io, os::fd::BorrowedFd};
+use std::io;
 
-use super::{XdpAttachment, XdpOff};
+use super::{Means, XdpAttachment, XdpOff};
 use crate::{
     Error,
     net::{LinkState, Network},
@@ -12,24 +12,21 @@ use crate::{
 
 /// Attaches a program as `mode` says.
 pub(super) fn attach(
-    network: &Network,
+    means: Means<'_>,
     mode: XdpMode,
     link: &LinkState,
-    program: BorrowedFd<'_>,
 ) -> Result<(Option<Link>, XdpAttachment), Error> {
+    let network = means.network;
     let off = |why| Ok((None, XdpAttachment::Off(why)));
     match mode {
         XdpMode::Off => off(XdpOff::NotWanted),
         XdpMode::Native => {
-            let attached = Link::create(program, link.index, LinkPlace::XdpNative);
-            Ok((Some(attached.map_err(refusal(network, link, HookName::XdpNative))?), XdpAttachment::Native))
+            let (attached, what) = attach_in(means, link, Way::NATIVE)?;
+            Ok((Some(attached.map_err(refusal(network, link, HookName::XdpNative))?), what))
         }
         XdpMode::Generic => {
-            let attached = Link::create(program, link.index, LinkPlace::XdpGeneric);
-            Ok((
-                Some(attached.map_err(refusal(network, link, HookName::XdpGeneric))?),
-                XdpAttachment::Generic,
-            ))
+            let (attached, what) = attach_in(means, link, Way::GENERIC)?;
+            Ok((Some(attached.map_err(refusal(network, link, HookName::XdpGeneric))?), what))
         }
         XdpMode::Auto => {
             if link.is_veth() {
@@ -38,20 +35,59 @@ pub(super) fn attach(
             if network.xdp_features(link.index).is_some_and(|features| !features.has_native()) {
                 return off(XdpOff::NoDriverSupport { driver: network.driver(&link.name) });
             }
-            match Link::create(program, link.index, LinkPlace::XdpNative) {
-                Ok(attached) => Ok((Some(attached), XdpAttachment::Native)),
-                Err(error) if is_taken(&error) => {
+            match attach_in(means, link, Way::NATIVE)? {
+                (Ok(attached), what) => Ok((Some(attached), what)),
+                (Err(error), _) if is_taken(&error) => {
                     let (program_id, program_name) = occupant(network, link);
                     off(XdpOff::Taken { program_id, program_name })
                 }
-                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                (Err(error), _) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                     off(XdpOff::NoDriverSupport { driver: network.driver(&link.name) })
                 }
-                Err(error) if is_gone(&error) => Err(refusal(network, link, HookName::XdpNative)(error)),
-                Err(error) => off(XdpOff::Refused { errno: error.raw_os_error().unwrap_or(0) }),
+                (Err(error), _) if is_gone(&error) => Err(refusal(network, link, HookName::XdpNative)(error)),
+                (Err(error), _) => off(XdpOff::Refused { errno: error.raw_os_error().unwrap_or(0) }),
             }
         }
     }
+}
+
+/// In the driver, or in the stack.
+struct Way {
+    hook: HookName,
+    place: LinkPlace,
+    /// The other one, which an interface can't have at the same time.
+    other: HookName,
+    what: XdpAttachment,
+}
+
+impl Way {
+    const NATIVE: Self = Self {
+        hook: HookName::XdpNative,
+        place: LinkPlace::XdpNative,
+        other: HookName::XdpGeneric,
+        what: XdpAttachment::Native,
+    };
+    const GENERIC: Self = Self {
+        hook: HookName::XdpGeneric,
+        place: LinkPlace::XdpGeneric,
+        other: HookName::XdpNative,
+        what: XdpAttachment::Generic,
+    };
+}
+
+/// Our pinned link with the program in it, or a new one; what the kernel says to that.
+fn attach_in(
+    means: Means<'_>,
+    link: &LinkState,
+    way: Way,
+) -> Result<(io::Result<Link>, XdpAttachment), Error> {
+    let program = means.programs.xdp;
+    if let Some(pinned) = means.pinned(way.hook, link, program)? {
+        return Ok((Ok(pinned), way.what));
+    }
+    // tc does meanwhile what XDP did.
+    means.take_off(way.other, link)?;
+    Ok((Link::create(program, link.index, way.place), way.what))
 }
 
 fn refusal(network: &Network, link: &LinkState, hook: HookName) -> impl FnOnce(io::Error) -> Error {

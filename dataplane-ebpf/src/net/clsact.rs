@@ -17,6 +17,7 @@ use super::{
 use crate::sys::bpf;
 
 const RTM_NEWQDISC: u16 = 36;
+const RTM_DELQDISC: u16 = 37;
 const RTM_NEWTFILTER: u16 = 44;
 const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
@@ -91,13 +92,13 @@ impl From<io::Error> for FilterError {
     }
 }
 
+/// Puts a filter there; a qdisc for it must be there.
 pub(super) fn attach(
     netlink: &Netlink,
     place: &FilterPlace,
     program: BorrowedFd<'_>,
     name: &str,
 ) -> Result<(), FilterError> {
-    add_qdisc(netlink, place.interface)?;
     let flags = match occupant(netlink, place)? {
         // Whoever comes between our look and this request keeps the place.
         None => CREATE | EXCLUSIVE,
@@ -141,20 +142,56 @@ pub(super) fn detach(netlink: &Netlink, place: &FilterPlace, program: u32) -> io
     }
 }
 
+/// Takes a filter off if it has this name and a program of this name.
+pub(super) fn detach_named(netlink: &Netlink, place: &FilterPlace, name: &str) -> io::Result<()> {
+    match occupant(netlink, place) {
+        Ok(Some(Occupant::Filter { name: Some(found), program: Some(program) }))
+            if Occupant::Filter { name: Some(found.clone()), program: Some(program) }
+                .is_ours_by_name(name) =>
+        {
+            detach(netlink, place, program).map(drop)
+        }
+        Ok(_) => Ok(()),
+        Err(error) if is_gone(&error) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether an answer says that the filter, its qdisc or its interface is gone already.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::EINVAL))
 }
 
-/// Makes the clsact qdisc where it is not there. It is left when we go: others may have come to use it.
-fn add_qdisc(netlink: &Netlink, interface: u32) -> io::Result<()> {
-    let message =
-        TcMessage { family: 0, pad: [0; 3], interface, handle: 0xffff_0000, parent: CLSACT, info: 0 };
-    let request = Request::new(RTM_NEWQDISC, ACK | CREATE | EXCLUSIVE, &message).text(TCA_KIND, "clsact");
-    match netlink.ask(request) {
-        Ok(_) => Ok(()),
-        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+fn qdisc(interface: u32) -> TcMessage {
+    TcMessage { family: 0, pad: [0; 3], interface, handle: 0xffff_0000, parent: CLSACT, info: 0 }
+}
+
+/// Makes the clsact qdisc where it is not there; tells whether it was made. Others may come to use it.
+pub(super) fn add_qdisc(netlink: &Netlink, interface: u32) -> io::Result<bool> {
+    let request = Request::new(RTM_NEWQDISC, ACK | CREATE | EXCLUSIVE, &qdisc(interface));
+    match netlink.ask(request.text(TCA_KIND, "clsact")) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+/// Takes the clsact qdisc away where nobody has a filter there. One that is put there since our look would go, too.
+pub(super) fn remove_unused_qdisc(netlink: &Netlink, interface: u32) -> io::Result<()> {
+    for parent in [INGRESS, EGRESS] {
+        let question = TcMessage { family: 0, pad: [0; 3], interface, handle: 0, parent, info: 0 };
+        let answer = match netlink.ask(Request::new(RTM_GETTFILTER, DUMP, &question)) {
+            Err(error) if is_gone(&error) => return Ok(()),
+            answer => answer?,
+        };
+        let is_filter = |body: &Vec<u8>| read::<TcMessage>(body).is_some_and(|found| found.parent == parent);
+        if answer.iter().any(is_filter) {
+            return Ok(());
+        }
+    }
+    match netlink.ask(Request::new(RTM_DELQDISC, ACK, &qdisc(interface)).text(TCA_KIND, "clsact")) {
+        Err(error) if !is_gone(&error) => Err(error),
+        _ => Ok(()),
     }
 }
 

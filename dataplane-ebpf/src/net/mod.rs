@@ -122,7 +122,32 @@ impl Network {
         ethtool::driver(self.route.as_fd(), interface).ok()
     }
 
-    /// Puts our filter onto the clsact qdisc, which is made where it is not there.
+    /// Makes the clsact qdisc of an interface where it is not there; tells whether it was made.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn add_qdisc(&self, interface: u32) -> io::Result<bool> {
+        clsact::add_qdisc(&self.route, interface)
+    }
+
+    /// Takes the clsact qdisc of an interface away, unless somebody has a filter there. That it is gone is no error.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn remove_unused_qdisc(&self, interface: u32) -> io::Result<()> {
+        clsact::remove_unused_qdisc(&self.route, interface)
+    }
+
+    /// Takes off a filter of this name with a program of this name. That it is gone already, or that another's stands
+    /// there, is no error.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn detach_filter_named(&self, place: &FilterPlace, name: &str) -> io::Result<()> {
+        clsact::detach_named(&self.route, place, name)
+    }
+
+    /// Puts our filter onto the clsact qdisc, which must be there.
     ///
     /// # Errors
     /// [`FilterError::Taken`] where a filter stands there that is not ours, else the kernel's.

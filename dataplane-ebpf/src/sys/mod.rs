@@ -5,9 +5,11 @@
 //! | [`bpf`] | the commands of bpf(2) that aya has no call for, on checked byte slices |
 //! | [`clock`] | the clock that programs read |
 //! | [`mapped`] | arrays mapped into memory, as atomic words |
+//! | [`file`] | file systems |
 //! | [`ethtool`] | two ioctls about network interfaces |
 
 pub(crate) mod bpf;
 pub(crate) mod clock;
 pub(crate) mod ethtool;
+pub(crate) mod file;
 pub(crate) mod mapped;

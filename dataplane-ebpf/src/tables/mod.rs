@@ -31,6 +31,7 @@ use self::{
 use crate::{
     Error,
     object::{MAPS, MapSpec},
+    pin::PinLock,
     sys::{
         bpf::{Map, Program},
         clock,
@@ -58,10 +59,13 @@ pub struct KernelTables {
     counters: KernelCounters,
     test_inputs: MappedWords,
     grace: GracePeriod,
+    /// As long as somebody may write to pinned tables, nobody else is to take them over.
+    _pins: Option<Arc<PinLock>>,
 }
 
 impl KernelTables {
     /// Takes the maps of a loaded object, and the collector's programs. `batch`: whether the kernel has batch commands.
+    /// `pins`: what keeps others from the maps, where they are pinned.
     ///
     /// # Errors
     /// [`Error::Object`] where a map is missing or of another layout, [`Error::Map`] where one can't be mapped.
@@ -69,6 +73,7 @@ impl KernelTables {
         maps: LoadedMaps,
         [collect_v4, collect_v6]: [Program; 2],
         batch: bool,
+        pins: Option<Arc<PinLock>>,
     ) -> Result<Self, Error> {
         let mut maps = maps.0;
         let mut take = |name: &'static str| {
@@ -117,6 +122,7 @@ impl KernelTables {
             counters: KernelCounters::new(take(map::COUNTERS)?, take(map::SERVICE_COUNTERS)?),
             test_inputs: mapped(map::TEST_INPUTS, take(map::TEST_INPUTS)?, 1)?,
             grace,
+            _pins: pins,
         })
     }
 
@@ -171,6 +177,18 @@ impl KernelTables {
         let place = entry.index % INTERFACE_PLACES;
         let words: [u64; 2] = transmute!(*entry);
         self.interfaces.store(place, &words)
+    }
+
+    /// Clears the places of all interfaces but these.
+    pub(crate) fn keep_interfaces(&self, kept: &[u32]) -> Result<(), TableError> {
+        for place in 0..INTERFACE_PLACES {
+            let words = [0, 1].map(|word| self.interfaces.load(place, word).unwrap_or(0));
+            let entry: InterfaceEntry = transmute!(words);
+            if words != [0, 0] && !kept.contains(&entry.index) {
+                self.interfaces.store(place, &[0, 0])?;
+            }
+        }
+        Ok(())
     }
 
     /// Clears the place of an interface.
@@ -239,6 +257,11 @@ impl LoadedMaps {
             maps.insert(spec.name, map);
         }
         Ok(Self(maps))
+    }
+
+    /// The kernel's number of a map.
+    pub(crate) fn id(&self, name: &str) -> Option<u32> {
+        self.0.get(name).map(Map::id)
     }
 }
 

@@ -1,10 +1,11 @@
-//! What tells the filters of a living dataplane from those that a killed one left behind: a locked file (flock(2)), which
-//! the kernel unlocks with the process.
+//! What tells a dataplane that lives from what a killed one left behind: a locked file (flock(2)), which the kernel unlocks
+//! with the process. There is one for each place on clsact, and one for each pin directory.
 //!
 //! In a folder that is ours and that nobody else may write to, so that nobody else can hold the lock, keep us from it, or
 //! put a link in its place that has us write elsewhere.
 
 use std::{
+    fmt,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
@@ -16,20 +17,60 @@ use crate::{Error, error::Distrust};
 /// Where locks are, unless the embedder says otherwise.
 pub(crate) const RUN_DIRECTORY: &str = "/run/forebay";
 
-/// A lock that is held. The file goes with it, unless the process is killed; what stays then is empty but for a number.
+/// A lock that is held. The file goes with it, unless the process is killed; what stays then says who that was.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     path: PathBuf,
     _file: File,
 }
 
 /// What became of an attempt.
 #[derive(Debug)]
-pub(super) enum Attempt {
+pub(crate) enum Attempt {
     /// It is ours.
     Held(Lock),
-    /// A living process has it; its id, where it has written it down already.
-    Taken(Option<u32>),
+    /// A living process has it.
+    Taken(Holder),
+}
+
+/// Who has a lock, as far as it has written it down already.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Holder {
+    /// The process's id.
+    pub process: Option<u32>,
+    /// The file that it runs.
+    pub command: Option<String>,
+}
+
+impl Holder {
+    fn this() -> Self {
+        let command = std::env::current_exe().ok();
+        let command = command.map(|path| path.to_string_lossy().replace('\n', " "));
+        Self { process: Some(std::process::id()), command }
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut lines = text.lines().map(str::trim);
+        let process = lines.next().and_then(|process| process.parse().ok());
+        Self { process, command: lines.next().filter(|command| !command.is_empty()).map(String::from) }
+    }
+
+    fn text(&self) -> String {
+        let Self { process, command } = self;
+        format!("{}\n{}\n", process.unwrap_or(0), command.as_deref().unwrap_or_default())
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self { process: Some(process), command: Some(command) } => {
+                write!(f, "process {process}, {command}")
+            }
+            Self { process: Some(process), command: None } => write!(f, "process {process}"),
+            Self { process: None, .. } => f.write_str("a process that has not said which"),
+        }
+    }
 }
 
 impl Lock {
@@ -37,7 +78,7 @@ impl Lock {
     ///
     /// # Errors
     /// [`Error::Lock`], [`Error::UntrustedLock`].
-    pub(super) fn take(directory: &Path, name: &str) -> Result<Attempt, Error> {
+    pub(crate) fn take(directory: &Path, name: &str) -> Result<Attempt, Error> {
         // Without a slash at the end, behind which a link would be followed.
         let directory: PathBuf = directory.components().collect();
         keep(&directory).map_err(|refusal| refusal.of(&directory))?;
@@ -69,7 +110,7 @@ impl Lock {
                 Err(TryLockError::WouldBlock) => {
                     let mut text = String::new();
                     file.read_to_string(&mut text)?;
-                    return Ok(Attempt::Taken(text.trim().parse().ok()));
+                    return Ok(Attempt::Taken(Holder::parse(&text)));
                 }
                 Err(TryLockError::Error(error)) => return Err(error.into()),
             }
@@ -82,7 +123,7 @@ impl Lock {
             let held = file.metadata()?;
             if named == (held.dev(), held.ino()) {
                 file.set_len(0)?;
-                writeln!(file, "{}", std::process::id())?;
+                file.write_all(Holder::this().text().as_bytes())?;
                 return Ok(Attempt::Held(Self { path: path.to_owned(), _file: file }));
             }
         }
@@ -95,19 +136,23 @@ fn keep(directory: &Path) -> Result<(), Refusal> {
         // What stands there is looked at next.
         if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
     })?;
+    distrust(directory)?.map_or(Ok(()), |reason| Err(Refusal::Untrusted(reason)))
+}
+
+/// Why a folder is not to be trusted: it is none, or others may have a hand in it.
+pub(crate) fn distrust(directory: &Path) -> io::Result<Option<Distrust>> {
     let found = fs::symlink_metadata(directory)?;
     // The folder of a process belongs to its effective user, also where the rest of it is root's (proc(5)).
     let own = fs::metadata("/proc/self")?.uid();
-    let distrust = if !found.is_dir() {
-        Distrust::NoFolder
+    Ok(if !found.is_dir() {
+        Some(Distrust::NoFolder)
     } else if found.uid() != own {
-        Distrust::Owner { owner: found.uid(), own }
+        Some(Distrust::Owner { owner: found.uid(), own })
     } else if found.mode() & 0o022 != 0 {
-        Distrust::Writable { mode: found.mode() & 0o7777 }
+        Some(Distrust::Writable { mode: found.mode() & 0o7777 })
     } else {
-        return Ok(());
-    };
-    Err(Refusal::Untrusted(distrust))
+        None
+    })
 }
 
 /// Why a lock can't be taken.
@@ -174,7 +219,7 @@ mod tests {
     }
 
     /// What is said of a lock that is refused.
-    fn distrust(directory: &Path, name: &str) -> (PathBuf, Distrust) {
+    fn refused(directory: &Path, name: &str) -> (PathBuf, Distrust) {
         match Lock::take(directory, name) {
             Err(Error::UntrustedLock { path, reason }) => (path, reason),
             other => panic!("{directory:?}, {name}: {other:?}"),
@@ -189,7 +234,8 @@ mod tests {
         assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700);
         let own = std::process::id();
         assert!(
-            matches!(Lock::take(&directory, "x").unwrap(), Attempt::Taken(Some(holder)) if holder == own)
+            matches!(Lock::take(&directory, "x").unwrap(), Attempt::Taken(holder) if holder.process == Some(own)
+                && holder.command == Some(std::env::current_exe().unwrap().to_string_lossy().into_owned()))
         );
         assert!(matches!(Lock::take(&directory, "y").unwrap(), Attempt::Held(_)));
         drop(lock);
@@ -203,14 +249,15 @@ mod tests {
         let folder = Folder::new("left");
         fs::write(folder.0.join("x"), "4194305\n").unwrap();
         let Attempt::Held(_lock) = Lock::take(&folder.0, "x").unwrap() else { panic!("nobody has it") };
-        assert_eq!(fs::read_to_string(folder.0.join("x")).unwrap(), format!("{}\n", std::process::id()));
+        let text = fs::read_to_string(folder.0.join("x")).unwrap();
+        assert_eq!(text.lines().next(), Some(std::process::id().to_string().as_str()));
     }
 
     #[test]
     fn a_folder_that_others_may_write_to_is_refused() {
         let folder = Folder::new("open");
         fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o777)).unwrap();
-        assert_eq!(distrust(&folder.0, "x"), (folder.0.clone(), Distrust::Writable { mode: 0o777 }));
+        assert_eq!(refused(&folder.0, "x"), (folder.0.clone(), Distrust::Writable { mode: 0o777 }));
     }
 
     #[test]
@@ -219,7 +266,7 @@ mod tests {
         let folder = Folder::new("owner");
         chown(&folder.0, Some(65_534), None).unwrap();
         let reason = Distrust::Owner { owner: 65_534, own: 0 };
-        assert_eq!(distrust(&folder.0, "x"), (folder.0.clone(), reason));
+        assert_eq!(refused(&folder.0, "x"), (folder.0.clone(), reason));
         assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
     }
 
@@ -231,13 +278,13 @@ mod tests {
         DirBuilder::new().mode(0o700).create(&real).unwrap();
         symlink(&real, &link).unwrap();
         for path in [link.clone(), link.join(""), link.join(".")] {
-            assert_eq!(distrust(&path, "x"), (link.clone(), Distrust::NoFolder));
+            assert_eq!(refused(&path, "x"), (link.clone(), Distrust::NoFolder));
         }
         fs::write(folder.0.join("file"), "").unwrap();
         symlink(folder.0.join("nothing"), folder.0.join("dangling")).unwrap();
         for name in ["file", "dangling"] {
             let path = folder.0.join(name);
-            assert_eq!(distrust(&path, "x"), (path, Distrust::NoFolder));
+            assert_eq!(refused(&path, "x"), (path, Distrust::NoFolder));
         }
         assert_eq!(fs::read_dir(&real).unwrap().count(), 0);
         assert!(Lock::take(&real.join(""), "x").is_ok());
@@ -254,7 +301,7 @@ mod tests {
         fs::create_dir(folder.0.join("folder")).unwrap();
         let _socket = UnixListener::bind(folder.0.join("socket")).unwrap();
         for name in ["link", "dangling", "folder", "socket"] {
-            assert_eq!(distrust(&folder.0, name), (folder.0.join(name), Distrust::NoFile));
+            assert_eq!(refused(&folder.0, name), (folder.0.join(name), Distrust::NoFile));
         }
         assert_eq!(fs::read_to_string(&victim).unwrap(), "text");
         assert!(!folder.0.join("nothing").exists());

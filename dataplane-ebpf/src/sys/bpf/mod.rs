@@ -5,6 +5,14 @@
 //! the kernel itself states for the map; so every function is safe.
 #![allow(unsafe_code)]
 
+mod link;
+mod pin;
+
+pub(crate) use self::{
+    link::{Link, LinkKind, LinkPlace},
+    pin::{Object, open, pin},
+};
+
 use std::{
     ffi::CStr,
     io,
@@ -12,8 +20,7 @@ use std::{
 };
 
 use aya_obj::generated::{
-    BPF_F_AFTER, BPF_F_BEFORE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd,
-    bpf_link_info, bpf_map_info, bpf_map_type, bpf_prog_info,
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info, bpf_map_type, bpf_prog_info,
 };
 
 /// The size of `bpf_attr` up to the end of a member. The kernel refuses unknown bytes behind what it knows unless they
@@ -128,6 +135,8 @@ impl Program {
 #[derive(Debug)]
 pub(crate) struct Map {
     fd: OwnedFd,
+    id: u32,
+    name: String,
     kind: u32,
     key_size: usize,
     value_size: usize,
@@ -158,6 +167,8 @@ impl Map {
         };
         Ok(Self {
             fd,
+            id: info.id,
+            name: text(&info.name),
             kind: info.type_,
             key_size,
             value_size,
@@ -195,6 +206,16 @@ impl Map {
         // SAFETY: no pointer in the attributes of this command, which returns a new descriptor.
         let fd = unsafe { bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attributes) }?;
         Self::from_fd(fd, 1)
+    }
+
+    /// The kernel's number of it. It tells maps apart; nothing is opened by it.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// As much of its name as the kernel keeps: 15 characters.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// The number of its type, a `BPF_MAP_TYPE_*`.
@@ -424,76 +445,6 @@ pub(crate) fn lacks_batch(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | ENOTSUPP | libc::EOPNOTSUPP))
 }
 
-/// Where a program is attached to an interface by a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LinkPlace {
-    /// XDP in the driver.
-    XdpNative,
-    /// XDP in the stack.
-    XdpGeneric,
-    /// tcx, packets that come in; in front of all others or behind them.
-    TcxIngress { first: bool },
-    /// tcx, packets that go out.
-    TcxEgress { first: bool },
-}
-
-/// A program's link to an interface. The program stays attached until this is dropped, or the process ends.
-#[derive(Debug)]
-pub(crate) struct Link {
-    fd: OwnedFd,
-}
-
-impl Link {
-    /// Attaches a program to the interface of this index in the calling thread's network namespace. What is there
-    /// already stays there.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub(crate) fn create(program: BorrowedFd<'_>, interface: u32, place: LinkPlace) -> io::Result<Self> {
-        let order = |first| if first { BPF_F_BEFORE } else { BPF_F_AFTER };
-        let (kind, flags) = match place {
-            LinkPlace::XdpNative => (bpf_attach_type::BPF_XDP, XDP_FLAGS_DRV_MODE),
-            LinkPlace::XdpGeneric => (bpf_attach_type::BPF_XDP, XDP_FLAGS_SKB_MODE),
-            LinkPlace::TcxIngress { first } => (bpf_attach_type::BPF_TCX_INGRESS, order(first)),
-            LinkPlace::TcxEgress { first } => (bpf_attach_type::BPF_TCX_EGRESS, order(first)),
-        };
-        let mut attributes = attributes();
-        attributes.link_create.__bindgen_anon_1.prog_fd = descriptor(program);
-        attributes.link_create.__bindgen_anon_2.target_ifindex = interface;
-        attributes.link_create.attach_type = kind as u32;
-        attributes.link_create.flags = flags;
-        // SAFETY: no pointer in the attributes of this command, which returns a new descriptor.
-        let fd = unsafe { bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attributes) }?;
-        Ok(Self { fd })
-    }
-
-    /// The interface that the program is attached to; `None` once that is gone.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub(crate) fn interface(&self) -> io::Result<Option<u32>> {
-        let info: bpf_link_info = object_info(self.fd.as_fd())?;
-        // SAFETY: links of XDP and of tcx both begin with the interface's index, and the union is integers.
-        let index = unsafe { info.__bindgen_anon_1.xdp.ifindex };
-        Ok((index != 0).then_some(index))
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        let mut attributes = attributes();
-        attributes.link_detach.link_fd = descriptor(self.fd.as_fd());
-        // By command and not by closing alone: between fork and exec a child of this process has the descriptor, too, and
-        // would keep the program attached.
-        // SAFETY: no pointer in the attributes of this command.
-        let result = unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attributes) };
-        // Before 5.9 there is no such command, and where the interface is gone there is nothing to do.
-        if let Err(error) = result {
-            tracing::trace!(%error, "a link is detached by closing it");
-        }
-    }
-}
-
 /// The name of the program with this id; `None` where the kernel does not tell us (it wants CAP_SYS_ADMIN).
 pub(crate) fn program_name(id: u32) -> Option<String> {
     let mut attributes = attributes();
@@ -501,7 +452,13 @@ pub(crate) fn program_name(id: u32) -> Option<String> {
     // SAFETY: no pointer in the attributes of this command, which returns a new descriptor.
     let fd = unsafe { bpf_fd(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attributes) }.ok()?;
     let info: bpf_prog_info = object_info(fd.as_fd()).ok()?;
-    String::from_utf8(info.name.iter().take_while(|&&c| c != 0).map(|c| c.cast_unsigned()).collect()).ok()
+    Some(text(&info.name))
+}
+
+/// A name that the kernel tells.
+fn text(name: &[libc::c_char]) -> String {
+    let bytes: Vec<u8> = name.iter().take_while(|&&c| c != 0).map(|c| c.cast_unsigned()).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The id of a loaded program.
@@ -562,37 +519,12 @@ fn object_info<T: Info>(object: BorrowedFd<'_>) -> io::Result<T> {
 
 #[cfg(test)]
 mod tests {
-    use aya::programs::Program;
-    use dataplane_core::tables::Capacity;
-    use dataplane_testkit::{net::Namespace, require_kernel};
-
     use super::*;
-    use crate::{EbpfDataplane, object::INGRESS};
 
     #[test]
     fn a_number_that_is_no_descriptor_is_not_made_one() {
         assert_eq!(returned(libc::c_long::from(RawFd::MAX)).unwrap(), RawFd::MAX);
         let beyond = libc::c_long::from(RawFd::MAX).checked_add(1).unwrap();
         assert_eq!(returned(beyond).unwrap_err().raw_os_error(), Some(libc::EOVERFLOW));
-    }
-
-    /// As in a child between fork and exec.
-    #[test]
-    fn a_dropped_link_is_detached_though_somebody_has_its_descriptor() {
-        require_kernel!(tcx_programs(1, true).map(|_| ()));
-        let host = Namespace::new("link").unwrap();
-        let builder = EbpfDataplane::builder().unpinned().capacity(Capacity::small());
-        let plane = host.run(|| builder.open()).unwrap();
-        let Some(Program::SchedClassifier(program)) = plane.ebpf.program(INGRESS) else {
-            panic!("{INGRESS}")
-        };
-        let program = program.fd().unwrap().as_fd();
-        host.run(|| {
-            let link = Link::create(program, 1, LinkPlace::TcxIngress { first: true }).unwrap();
-            let _inherited = link.fd.try_clone().unwrap();
-            assert_eq!(tcx_programs(1, true).unwrap(), [program_id(program).unwrap()]);
-            drop(link);
-            assert_eq!(tcx_programs(1, true).unwrap(), [0; 0]);
-        });
     }
 }
