@@ -34,7 +34,7 @@ impl Control {
     /// Never, since nobody else registers.
     pub fn new(tables: Arc<dyn Store>) -> Result<Self> {
         // A picture that is taken away is taken away at once.
-        let controller = Controller::builder(tables).removal_guard(RemovalGuard::off()).build();
+        let controller = Controller::builder(tables).removal_guard(RemovalGuard::off()).build().unwrap();
         let source = controller.register("bench", Precedence::new(1))?;
         Ok(Self { controller, source })
     }

@@ -59,7 +59,7 @@
 //!
 //! // Tables in memory; those of an `EbpfDataplane` in the kernel.
 //! let tables = Arc::new(MemoryTables::new(Capacity::default()));
-//! let control = Controller::new(tables);
+//! let control = Controller::new(tables)?;
 //! let _stepping = control.spawn()?;
 //! let source = StaticSource::new("/etc/forebay/services.d");
 //! let status = source.status();

@@ -59,7 +59,7 @@ pub mod tables;
 pub mod wire;
 
 #[cfg(feature = "std")]
-pub use control::{Controller, Running, WaitError};
+pub use control::{Controller, ControllerError, Running, WaitError};
 #[cfg(feature = "std")]
 pub use reconcile::NextWake;
 #[cfg(feature = "std")]

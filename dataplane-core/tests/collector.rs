@@ -33,7 +33,7 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        Self::with(Controller::new)
+        Self::with(|store| Controller::new(store).unwrap())
     }
 
     fn with(control: impl FnOnce(Arc<dyn Store>) -> Controller) -> Self {
@@ -315,7 +315,8 @@ fn a_revoked_flow_that_comes_back_within_the_round_goes_in_the_next() {
 
 #[test]
 fn rounds_begin_a_second_apart_at_the_least() {
-    let host = Host::with(|store| Controller::builder(store).collect_interval(Duration::ZERO).build());
+    let host =
+        Host::with(|store| Controller::builder(store).collect_interval(Duration::ZERO).build().unwrap());
     let begin = host.now;
     let mut now = begin;
     while host.control.collected().rounds == 0 {
@@ -336,7 +337,7 @@ fn a_slice_that_was_refused_is_tried_again_an_interval_later() {
     let mut host = Host::with(|store| {
         let store = Arc::new(FaultyStore::new(store, 0, 1));
         faulty.set(Some(store.clone()));
-        Controller::new(store)
+        Controller::new(store).unwrap()
     });
     let faulty = faulty.take().unwrap();
     host.serve("dns", 53, &[ONE]);

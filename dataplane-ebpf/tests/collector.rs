@@ -154,7 +154,7 @@ fn a_controllers_thread_clears_the_table_of_what_is_over() {
         world.host.host.run(run).unwrap();
     }
     assert_eq!(tables.conntrack_v4().fill().unwrap(), 2 * u32::from(CLIENTS));
-    let control = Controller::builder(tables.clone()).collect_interval(Duration::ZERO).build();
+    let control = Controller::builder(tables.clone()).collect_interval(Duration::ZERO).build().unwrap();
     let _running = control.spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
     while tables.conntrack_v4().fill().unwrap() > 0 {

@@ -56,7 +56,8 @@ impl Balancer {
         let control = Controller::builder(plane.plane().tables())
             .removal_guard(RemovalGuard::off())
             .maglev_seed(seed)
-            .build();
+            .build()
+            .unwrap();
         let source = control.register("test", Precedence::new(1)).unwrap();
         source.synced();
         Self { host, plane, control, source, now: Duration::ZERO }

@@ -1,7 +1,7 @@
 //! Tables that fail on purpose.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
@@ -46,6 +46,7 @@ impl FaultyStore {
         let faults = Arc::new(Faults {
             one_in: AtomicU32::new(one_in),
             state: AtomicU64::new(seed),
+            life: Mutex::new(Life::Immortal),
             writes: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         });
@@ -93,6 +94,22 @@ impl FaultyStore {
         self.fail_one_in(0);
     }
 
+    /// After so many more writes whoever writes is dead, as if killed: no write happens any more, and of the one at which it
+    /// dies only the last words.
+    pub fn die_after(&self, writes: u64) {
+        *self.faults.life() = Life::Left(writes);
+    }
+
+    /// Whether whoever writes is dead.
+    pub fn is_dead(&self) -> bool {
+        *self.faults.life() == Life::Dead
+    }
+
+    /// Writes happen again.
+    pub fn revive(&self) {
+        *self.faults.life() = Life::Immortal;
+    }
+
     /// How many writes were tried: each entry of a batch counts, and each grace period.
     pub fn writes(&self) -> u64 {
         self.faults.writes.load(Ordering::Relaxed)
@@ -110,9 +127,18 @@ impl std::fmt::Debug for FaultyStore {
     }
 }
 
+/// How long whoever writes is to live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Immortal,
+    Left(u64),
+    Dead,
+}
+
 #[derive(Debug)]
 struct Faults {
     one_in: AtomicU32,
+    life: Mutex<Life>,
     /// Of SplitMix64: each number adds a constant to it.
     state: AtomicU64,
     writes: AtomicU64,
@@ -125,11 +151,29 @@ enum Fate {
     Succeeds,
     FailsBefore,
     FailsAfter,
+    /// It happens in part.
+    Tears,
 }
 
 impl Faults {
+    fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn next(&self) -> Fate {
         self.writes.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut life = self.life();
+            match *life {
+                Life::Immortal => {}
+                Life::Dead => return Fate::FailsBefore,
+                Life::Left(0) => {
+                    *life = Life::Dead;
+                    return Fate::Tears;
+                }
+                Life::Left(left) => *life = Life::Left(left - 1),
+            }
+        }
         let one_in = self.one_in.load(Ordering::Relaxed);
         if one_in == 0 {
             return Fate::Succeeds;
@@ -153,7 +197,7 @@ impl Faults {
         write: impl FnOnce() -> Result<T, TableError>,
     ) -> Result<T, TableError> {
         let fate = self.next();
-        if fate == Fate::FailsBefore {
+        if matches!(fate, Fate::FailsBefore | Fate::Tears) {
             return Err(fault(table, operation));
         }
         let written = write()?;
@@ -303,7 +347,23 @@ impl WordArray for FaultyWords {
     }
 
     fn store(&self, index: u32, words: &[u64]) -> Result<(), TableError> {
-        self.faults.write(self.name(), Operation::Store, || self.table().store(index, words))
+        let table = self.table();
+        let store = || table.store(index, words);
+        match self.faults.next() {
+            Fate::Succeeds => store(),
+            Fate::FailsBefore => Err(fault(self.name(), Operation::Store)),
+            Fate::FailsAfter => store().and(Err(fault(self.name(), Operation::Store))),
+            Fate::Tears => {
+                // Stores go from the last word to the first.
+                let mut torn = words.to_vec();
+                let width = table.width() as usize;
+                for (place, word) in torn.iter_mut().enumerate().take(words.len().div_ceil(2)) {
+                    let element = index.saturating_add((place / width) as u32);
+                    *word = table.load(element, (place % width) as u32).unwrap_or(*word);
+                }
+                table.store(index, &torn).and(Err(fault(self.name(), Operation::Store)))
+            }
+        }
     }
 }
 
@@ -343,6 +403,7 @@ impl Store for FaultyStore {
             flows_v4: &self.flows_v4,
             flows_v6: &self.flows_v6,
             counters: &self.counters,
+            claim: self.inner.tables().claim,
         }
     }
 

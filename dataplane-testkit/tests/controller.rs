@@ -63,7 +63,7 @@ fn handles_go_anywhere() {
 
 #[test]
 fn a_thread_applies_what_is_committed() {
-    let control = Controller::new(tables());
+    let control = Controller::new(tables()).unwrap();
     let agent = control.register("agent", Precedence::default()).unwrap();
     let running = control.spawn().unwrap();
     for round in 1..50u8 {
@@ -82,7 +82,8 @@ fn a_thread_applies_what_is_committed() {
 
 #[test]
 fn waiting_says_why_it_is_in_vain() {
-    let control = Controller::builder(tables()).removal_guard(RemovalGuard::default().at_least(1)).build();
+    let control =
+        Controller::builder(tables()).removal_guard(RemovalGuard::default().at_least(1)).build().unwrap();
     let agent = control.register("agent", Precedence::new(1)).unwrap();
     agent.synced();
     let future = Revision::ZERO.next().next().next().next();
@@ -128,7 +129,7 @@ impl Wake for Woken {
 
 #[test]
 fn a_future_needs_no_runtime() {
-    let control = Controller::new(tables());
+    let control = Controller::new(tables()).unwrap();
     let agent = control.register("agent", Precedence::default()).unwrap();
     let revision = agent.transaction().upsert(service(1, &[1])).commit().unwrap();
     let woken = Arc::new(Woken::default());
@@ -169,10 +170,12 @@ impl Store for SlowGrace {
 fn many_changes_share_a_grace_period_and_nobody_waits_for_it() {
     let inner = Arc::new(MemoryTables::new(Capacity { slots: 1 << 12, ..Capacity::small() }));
     let store = Arc::new(SlowGrace { inner, graces: AtomicU64::new(0) });
-    let control = Controller::builder(store.clone()).removal_guard(RemovalGuard::off()).build();
+    let control = Controller::builder(store.clone()).removal_guard(RemovalGuard::off()).build().unwrap();
     let agent = control.register("agent", Precedence::default()).unwrap();
     agent.synced();
     let mut now = Duration::ZERO;
+    // One that it began with.
+    assert_eq!(store.graces.swap(0, Ordering::Relaxed), 1);
     agent.replace((0..20).map(|n| service(n, &[1, 2]))).unwrap();
     now = settle(&control, now);
     assert_eq!(store.graces.load(Ordering::Relaxed), 0);
@@ -191,8 +194,9 @@ fn many_changes_share_a_grace_period_and_nobody_waits_for_it() {
 
 #[test]
 fn a_failure_is_told_with_table_and_errno_and_stops_no_other_service() {
-    let store = Arc::new(FaultyStore::new(tables(), 1, 0));
-    let control = Controller::new(store.clone());
+    let store = Arc::new(FaultyStore::new(tables(), 0, 0));
+    let control = Controller::new(store.clone()).unwrap();
+    store.fail_one_in(1);
     let agent = control.register("agent", Precedence::default()).unwrap();
     let revision = agent.transaction().upsert(service(1, &[1])).commit().unwrap();
     let NextWake::At(retry) = control.step(Duration::ZERO) else { panic!("a retry has a time") };
@@ -242,7 +246,7 @@ impl ControlSource for Constant {
 
 #[test]
 fn a_source_runs_and_stops_and_comes_back() {
-    let control = Controller::new(tables());
+    let control = Controller::new(tables()).unwrap();
     let _running = control.spawn().unwrap();
     let ended = Arc::new(AtomicBool::new(false));
     let source = |fails| Box::new(Constant { ended: ended.clone(), fails });
@@ -262,7 +266,7 @@ fn one_change_among_many_touches_no_other_service() {
     const SERVICES: u32 = 20_000;
     let capacity = Capacity { frontends: 1 << 16, slots: 1 << 20, backends: 1 << 12, conntrack: 8 };
     let store = Arc::new(FaultyStore::new(Arc::new(MemoryTables::new(capacity)), 0, 0));
-    let control = Controller::new(store.clone());
+    let control = Controller::new(store.clone()).unwrap();
     let agent = control.register("agent", Precedence::default()).unwrap();
     agent.synced();
     agent.replace((0..SERVICES).map(|n| service(n, &[(n % 200) as u8, 201]))).unwrap();
@@ -312,7 +316,7 @@ fn large_from(port: u16, first: u8) -> Service {
 
 #[test]
 fn room_that_is_about_to_be_free_is_waited_for() {
-    let control = Controller::builder(tables()).removal_guard(RemovalGuard::off()).build();
+    let control = Controller::builder(tables()).removal_guard(RemovalGuard::off()).build().unwrap();
     let agent = control.register("agent", Precedence::default()).unwrap();
     agent.synced();
     let mut now = Duration::ZERO;
@@ -342,7 +346,7 @@ fn is_applied_in_the_end(control: &Controller, revision: Revision, mut now: Dura
 
 #[test]
 fn each_commit_of_a_service_has_its_own_time_to_find_room() {
-    let control = Controller::builder(tables()).removal_guard(RemovalGuard::off()).build();
+    let control = Controller::builder(tables()).removal_guard(RemovalGuard::off()).build().unwrap();
     let agent = control.register("agent", Precedence::default()).unwrap();
     agent.synced();
     agent.replace([large(1)]).unwrap();
@@ -360,7 +364,7 @@ fn each_commit_of_a_service_has_its_own_time_to_find_room() {
 #[test]
 fn a_commit_that_changes_nothing_renews_the_time_to_find_room() {
     let store = Arc::new(FaultyStore::new(tables(), 0, 0));
-    let control = Controller::builder(store.clone()).removal_guard(RemovalGuard::off()).build();
+    let control = Controller::builder(store.clone()).removal_guard(RemovalGuard::off()).build().unwrap();
     let agent = control.register("agent", Precedence::default()).unwrap();
     agent.synced();
     agent.replace([large(1), service(1, &[1])]).unwrap();
@@ -403,7 +407,8 @@ fn a_backend_that_changes_hands_keeps_its_place_however_long_the_transaction_tak
         let control = Controller::builder(tables.clone())
             .removal_guard(RemovalGuard::off())
             .services_per_step(1)
-            .build();
+            .build()
+            .unwrap();
         let agent = control.register("agent", Precedence::default()).unwrap();
         agent.synced();
         agent.replace([service(1, &[7, 1]), service(2, &[3]), service(3, &[2])]).unwrap();
@@ -437,7 +442,7 @@ fn a_backend_that_changes_hands_keeps_its_place_however_long_the_transaction_tak
 #[test]
 fn a_backend_keeps_its_place_while_who_takes_it_waits_for_room() {
     let tables = tables();
-    let control = Controller::builder(tables.clone()).removal_guard(RemovalGuard::off()).build();
+    let control = Controller::builder(tables.clone()).removal_guard(RemovalGuard::off()).build().unwrap();
     let agent = control.register("agent", Precedence::default()).unwrap();
     agent.synced();
     // Two pictures that share 20 backends, and whose lists have no room beside each other.
@@ -465,7 +470,7 @@ fn a_backend_keeps_its_place_while_who_takes_it_waits_for_room() {
 #[test]
 fn who_is_refused_for_good_keeps_no_backend_of_others() {
     let tables = tables();
-    let control = Controller::builder(tables.clone()).removal_guard(RemovalGuard::off()).build();
+    let control = Controller::builder(tables.clone()).removal_guard(RemovalGuard::off()).build().unwrap();
     let agent = control.register("agent", Precedence::default()).unwrap();
     agent.synced();
     agent.replace([large_from(1, 0), service(1, &[7])]).unwrap();
@@ -489,7 +494,8 @@ fn who_needs_room_does_not_wait_for_others_to_share_a_grace_period() {
     let control = Controller::builder(tables())
         .removal_guard(RemovalGuard::off())
         .grace_delay(Duration::from_secs(3600))
-        .build();
+        .build()
+        .unwrap();
     let agent = control.register("agent", Precedence::default()).unwrap();
     agent.synced();
     agent.replace([large(1)]).unwrap();
@@ -502,7 +508,7 @@ fn who_needs_room_does_not_wait_for_others_to_share_a_grace_period() {
 
 #[test]
 fn of_very_many_revisions_that_wait_for_one_service_the_oldest_are_overtaken() {
-    let control = Controller::new(tables());
+    let control = Controller::new(tables()).unwrap();
     let agent = control.register("agent", Precedence::default()).unwrap();
     let commit = |n: u32| agent.transaction().upsert(service(1, &[(n % 2) as u8])).commit().unwrap();
     let revisions: Vec<Revision> = (0..4097).map(commit).collect();
@@ -555,7 +561,7 @@ fn step_at(control: &Controller, now: Duration) -> NextWake {
 fn a_grace_period_that_cannot_be_had_is_asked_for_twice_as_late_each_time() {
     let inner = Arc::new(MemoryTables::new(Capacity::small()));
     let store = Arc::new(Refusing { inner, refusals: AtomicU64::new(0) });
-    let control = Controller::builder(store.clone()).removal_guard(RemovalGuard::off()).build();
+    let control = Controller::builder(store.clone()).removal_guard(RemovalGuard::off()).build().unwrap();
     let agent = control.register("agent", Precedence::default()).unwrap();
     agent.synced();
     let mut now = Duration::ZERO;
@@ -582,7 +588,7 @@ fn a_grace_period_that_cannot_be_had_is_asked_for_twice_as_late_each_time() {
 #[test]
 fn who_is_refused_is_not_tried_again_by_the_clock() {
     let store = Arc::new(FaultyStore::new(tables(), 0, 0));
-    let control = Controller::builder(store.clone()).removal_guard(RemovalGuard::off()).build();
+    let control = Controller::builder(store.clone()).removal_guard(RemovalGuard::off()).build().unwrap();
     let agent = control.register("agent", Precedence::default()).unwrap();
     agent.synced();
     agent.replace([large(1)]).unwrap();
@@ -601,7 +607,7 @@ fn who_is_refused_is_not_tried_again_by_the_clock() {
 
 #[test]
 fn room_that_becomes_free_is_for_all_who_were_refused() {
-    let control = Controller::builder(tables()).removal_guard(RemovalGuard::off()).build();
+    let control = Controller::builder(tables()).removal_guard(RemovalGuard::off()).build().unwrap();
     let agent = control.register("agent", Precedence::default()).unwrap();
     agent.synced();
     agent.replace([large(1)]).unwrap();
@@ -623,10 +629,13 @@ fn room_that_becomes_free_is_for_all_who_were_refused() {
 fn a_place_is_given_to_another_only_after_a_grace_period_of_its_own() {
     let inner = Arc::new(MemoryTables::new(Capacity::small()));
     let store = Arc::new(SlowGrace { inner, graces: AtomicU64::new(0) });
-    let control =
-        Controller::builder(Arc::new(Witness::new(store.clone()))).removal_guard(RemovalGuard::off()).build();
+    let control = Controller::builder(Arc::new(Witness::new(store.clone())))
+        .removal_guard(RemovalGuard::off())
+        .build()
+        .unwrap();
     let agent = control.register("agent", Precedence::default()).unwrap();
     agent.synced();
+    assert_eq!(store.graces.swap(0, Ordering::Relaxed), 1);
     agent.replace([large(1)]).unwrap();
     let now = settle(&control, Duration::ZERO);
     assert_eq!(store.graces.load(Ordering::Relaxed), 0);

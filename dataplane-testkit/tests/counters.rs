@@ -33,7 +33,7 @@ fn a_reused_index_begins_to_count_at_zero() {
     let mut simulator = Simulator::new(tables.clone());
     simulator.add_interface(SimulatedInterface::new(1, MAC)).unwrap();
     simulator.routes_mut().insert("198.51.100.0/24".parse().unwrap(), Target::Link(1));
-    let controller = Controller::new(tables.clone());
+    let controller = Controller::new(tables.clone()).unwrap();
     let agent = controller.register("agent", Precedence::new(0)).unwrap();
     agent.synced();
     let index_of = |address: [u8; 4]| {

@@ -36,6 +36,8 @@ enum Event {
     Steps(u8),
     Later(u16),
     Rest,
+    /// The controller is killed after so many writes, and another one goes on from what is in the tables.
+    Killed(u16),
 }
 
 /// A service that somebody wants.
@@ -157,6 +159,7 @@ fn event() -> impl Strategy<Value = Event> {
         6 => (1u8..4).prop_map(Event::Steps),
         2 => (1u16..500).prop_map(Event::Later),
         1 => Just(Event::Rest),
+        2 => (0u16..60).prop_map(Event::Killed),
     ]
 }
 
@@ -171,13 +174,24 @@ struct OwnerModel {
 struct World {
     witness: Arc<Witness>,
     store: Arc<FaultyStore>,
-    control: Controller,
+    /// `None` between two of them.
+    control: Option<Controller>,
+    per_step: usize,
     sources: Vec<Option<SourceHandle>>,
     model: Vec<OwnerModel>,
     /// Where backends were first seen that have been named ever since.
     places: BTreeMap<SocketAddr, Place>,
+    /// What stood when a controller was killed, until every source has spoken to the next one.
+    left: Option<Left>,
     is_narrow: bool,
     now: Duration,
+}
+
+/// What a controller left.
+struct Left {
+    /// Where frontends led that nobody has named since.
+    frontends: BTreeMap<Frontend, Vec<SocketAddr>>,
+    places: BTreeMap<SocketAddr, Place>,
 }
 
 /// A place in the table of backends.
@@ -191,26 +205,74 @@ impl World {
     fn new(capacity: Capacity, one_in: u32, seed: u64, per_step: usize) -> Self {
         let witness = Arc::new(Witness::new(Arc::new(MemoryTables::new(capacity))));
         let store = Arc::new(FaultyStore::new(witness.clone(), one_in, seed));
-        let control = Controller::builder(store.clone())
-            .removal_guard(RemovalGuard::off())
-            .services_per_step(per_step)
-            .maglev_seed(SEED)
-            .build();
-        let sources = OWNERS
+        let model = OWNERS.iter().map(|_| OwnerModel::default()).collect();
+        let mut world = Self {
+            witness,
+            store,
+            control: None,
+            per_step,
+            sources: Vec::new(),
+            model,
+            places: BTreeMap::new(),
+            left: None,
+            is_narrow: capacity == NARROW,
+            now: Duration::ZERO,
+        };
+        world.begin();
+        world
+    }
+
+    /// A controller begins, with what is in the tables.
+    fn begin(&mut self) {
+        let build = || {
+            Controller::builder(self.store.clone())
+                .removal_guard(RemovalGuard::off())
+                .services_per_step(self.per_step)
+                .maglev_seed(SEED)
+                .build()
+        };
+        // Where writes fail, so may this.
+        let control = (0..1000).find_map(|_| build().ok()).unwrap();
+        self.sources = OWNERS
             .iter()
             .map(|&(name, precedence)| Some(control.register(name, Precedence::new(precedence)).unwrap()))
             .collect();
-        let model = OWNERS.iter().map(|_| OwnerModel::default()).collect();
-        Self {
-            witness,
-            store,
-            control,
-            sources,
-            model,
-            places: BTreeMap::new(),
-            is_narrow: capacity == NARROW,
-            now: Duration::ZERO,
+        self.control = Some(control);
+    }
+
+    fn control(&self) -> &Controller {
+        self.control.as_ref().unwrap()
+    }
+
+    fn killed(&mut self, writes: u16) {
+        self.store.die_after(writes.into());
+        for _ in 0..40 {
+            if let NextWake::At(time) = self.control().step(self.now) {
+                self.now = self.now.max(time);
+            }
+            if self.store.is_dead() {
+                break;
+            }
         }
+        // Whoever was not killed in the midst of it was before it went on.
+        self.sources.clear();
+        self.control = None;
+        self.store.revive();
+        let mut places: BTreeMap<SocketAddr, Vec<Place>> = BTreeMap::new();
+        for (address, place) in living_backends(&*self.store) {
+            places.entry(address).or_default().push(place);
+        }
+        let places = places.into_iter().filter_map(|(address, found)| match found[..] {
+            [place] => Some((address, place)),
+            _ => None,
+        });
+        let frontends = frontends().filter_map(|frontend| Some((frontend, self.witness.resolve(&frontend)?)));
+        self.left = Some(Left { frontends: frontends.collect(), places: places.collect() });
+        self.places.clear();
+        for model in &mut self.model {
+            *model = OwnerModel::default();
+        }
+        self.begin();
     }
 
     fn source(&self, owner: usize) -> &SourceHandle {
@@ -225,7 +287,8 @@ impl World {
             Event::Return(owner) => {
                 self.sources[owner] = None;
                 let (name, precedence) = OWNERS[owner];
-                self.sources[owner] = Some(self.control.register(name, Precedence::new(precedence)).unwrap());
+                self.sources[owner] =
+                    Some(self.control().register(name, Precedence::new(precedence)).unwrap());
                 let model = &mut self.model[owner];
                 model.synced = false;
                 model.services.values_mut().for_each(|(_, mentioned)| *mentioned = false);
@@ -233,16 +296,29 @@ impl World {
             Event::Synced(owner) => self.synced(owner),
             Event::Steps(steps) => {
                 for _ in 0..steps {
-                    if let NextWake::At(time) = self.control.step(self.now) {
+                    if let NextWake::At(time) = self.control().step(self.now) {
                         self.now = self.now.max(time.min(self.now + Duration::from_millis(20)));
                     }
+                    self.what_was_left_stands();
                     self.named_backends_keep_their_places();
                 }
             }
             Event::Later(milliseconds) => self.now += Duration::from_millis(milliseconds.into()),
-            Event::Rest => self.now = settle(&self.control, self.now),
+            Event::Rest => self.now = settle(self.control(), self.now),
+            Event::Killed(writes) => self.killed(writes),
         }
+        self.what_was_left_stands();
         self.named_backends_keep_their_places();
+    }
+
+    /// Nothing that was left goes before every source has spoken.
+    fn what_was_left_stands(&mut self) {
+        if self.model.iter().all(|model| model.synced) {
+            self.left = None;
+        }
+        for (frontend, addresses) in self.left.iter().flat_map(|left| &left.frontends) {
+            assert_eq!(self.witness.resolve(frontend).as_ref(), Some(addresses), "{frontend}");
+        }
     }
 
     /// Who is named before and after a change keeps index and generation, or its flows would break: in whatever order the
@@ -252,7 +328,7 @@ impl World {
             // Who is refused is not in the tables, and neither are those that only it names.
             return;
         }
-        let status = self.control.status();
+        let status = self.control().status();
         let mut named: BTreeMap<SocketAddr, bool> = BTreeMap::new();
         for (owner, service) in self.winners() {
             let found = status.iter().find(|s| s.owner.as_str() == owner && s.service == *service.name());
@@ -271,6 +347,12 @@ impl World {
             match (self.places.get(&address), found) {
                 (Some(place), found) => {
                     assert!(found.contains(place), "{address} had {place:?}, and has {found:?}");
+                }
+                (None, found)
+                    if let Some(place) = self.left.as_ref().and_then(|left| left.places.get(&address)) =>
+                {
+                    assert!(found.contains(place), "{address} was left at {place:?}, and has {found:?}");
+                    self.places.insert(address, *place);
                 }
                 // Where there are two, the other one is on its way out.
                 (None, [place]) if stands => {
@@ -340,6 +422,10 @@ impl World {
         assert_eq!(committed.is_ok(), valid, "{committed:?}");
         if valid {
             self.model[owner].services = next;
+            if let Some(left) = &mut self.left {
+                let named: BTreeSet<&Frontend> = services.iter().flat_map(Service::frontends).collect();
+                left.frontends.retain(|frontend, _| !named.contains(frontend));
+            }
             for service in &services {
                 for frontend in service.frontends() {
                     self.witness.allow(frontend, leads_to(service));
@@ -364,15 +450,18 @@ impl World {
 
     fn tables_are_as_the_model_says(&self) {
         for frontend in frontends() {
-            let expected = self.winner(&frontend).map(|(_, service)| leads_to(service));
+            let left = || self.left.as_ref()?.frontends.get(&frontend).cloned();
+            let expected = self.winner(&frontend).map(|(_, service)| leads_to(service)).or_else(left);
             assert_eq!(self.witness.resolve(&frontend), expected, "{frontend}");
         }
-        self.witness.marks_match_lists();
+        if self.left.is_none() {
+            self.witness.marks_match_lists();
+        }
     }
 
     /// Where there was not room for all: who is there is there as desired, and who is refused has a reason.
     fn tables_hold_what_the_status_says(&self) {
-        let status = self.control.status();
+        let status = self.control().status();
         for (owner, model) in OWNERS.iter().zip(&self.model) {
             for (name, (service, _)) in &model.services {
                 let found = status.iter().find(|s| s.owner.as_str() == owner.0 && s.service == *name);
@@ -395,9 +484,9 @@ impl World {
             self.synced(owner);
             self.commit(owner, &[], &[], true);
         }
-        settle(&self.control, self.now);
-        assert_eq!(self.control.status(), []);
-        let mut usage = self.control.usage();
+        settle(self.control(), self.now);
+        assert_eq!(self.control().status(), []);
+        let mut usage = self.control().usage();
         assert_eq!(usage.holes, 1, "{usage:?}");
         usage.holes = 0;
         assert_eq!(usage, Usage::default());
@@ -428,7 +517,7 @@ proptest! {
         for event in events {
             world.happen(event);
         }
-        world.now = settle(&world.control, world.now);
+        world.now = settle(world.control(), world.now);
         world.tables_are_as_the_model_says();
         world.ends_empty();
     }
@@ -443,7 +532,7 @@ proptest! {
         for event in events {
             world.happen(event);
         }
-        world.now = settle(&world.control, world.now);
+        world.now = settle(world.control(), world.now);
         world.tables_are_as_the_model_says();
         world.ends_empty();
     }
@@ -460,7 +549,7 @@ proptest! {
             world.happen(event);
         }
         world.store.heal();
-        world.now = settle(&world.control, world.now);
+        world.now = settle(world.control(), world.now);
         world.tables_hold_what_the_status_says();
         world.ends_empty();
     }

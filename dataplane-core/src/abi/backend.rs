@@ -35,8 +35,8 @@ pub struct BackendV4 {
     pub reserved: u8,
     /// The address.
     pub address: Ipv4Address,
-    /// 0.
-    pub reserved_too: u32,
+    /// The generation of who stands here, or stood here last: flows may hold it yet. For control only.
+    pub last_generation: u32,
 }
 
 /// A backend of IPv6 services. See [`BackendV4`].
@@ -53,8 +53,10 @@ pub struct BackendV6 {
     pub reserved: u8,
     /// The address.
     pub address: Ipv6Address,
+    /// As in [`BackendV4`].
+    pub last_generation: u32,
     /// 0.
-    pub reserved_too: u64,
+    pub reserved_too: u32,
 }
 
 const _: () = assert!(size_of::<BackendV4>() == 16 && size_of::<BackendV6>() == 32);

@@ -31,7 +31,7 @@ pub use service::{
 pub use suspect::{COLLECTOR_WORDS, CollectorWord, SUSPECTS, SuspectV4, SuspectV6};
 
 /// The version of everything in this module. It rises with each change of a layout or of a field's meaning.
-pub const ABI_VERSION: u64 = 2;
+pub const ABI_VERSION: u64 = 3;
 
 /// Names of the maps in the object and under a pin directory.
 pub mod map {

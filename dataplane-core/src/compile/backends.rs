@@ -2,8 +2,8 @@
 
 use hashbrown::{HashMap, hash_map::Entry};
 
-use super::{BackendKey, BackendRow, Indexes};
-use crate::{model::IpFamily, state::Refusal};
+use super::{BackendKey, BackendRow, FoundBackend, Indexes};
+use crate::{abi::BackendRef, model::IpFamily, state::Refusal};
 
 /// The backends of one family: who stands where, and how many lists hold it.
 #[derive(Debug)]
@@ -46,8 +46,38 @@ pub(crate) enum Loss {
 }
 
 impl Backends {
-    pub fn new(family: IpFamily, table: &'static str, capacity: u32) -> Self {
-        Self { family, table, by_key: HashMap::new(), places: Vec::new(), indexes: Indexes::new(capacity) }
+    /// Backends as they were found in the table, by index, each held once, by nobody in particular. Of two that are the
+    /// same only one may live.
+    pub fn found(family: IpFamily, table: &'static str, capacity: u32, rows: &[FoundBackend]) -> Self {
+        let is_used = |row: &FoundBackend| row.generation != 0 || row.last_generation != 0;
+        let next = rows.iter().rposition(is_used).map_or(0, |last| last + 1);
+        let rows = &rows[..next];
+        let lives = |index: u32| rows[index as usize].generation != 0;
+        let place = |row: &FoundBackend| Place {
+            key: row.key,
+            generation: if row.generation != 0 { row.generation } else { row.last_generation },
+            holders: u32::from(row.generation != 0),
+            selectors: 0,
+            written: row.draining,
+        };
+        let places = rows.iter().map(place).collect();
+        let living = (0..next as u32).filter(|&index| lives(index));
+        let by_key = living.map(|index| (rows[index as usize].key, index)).collect();
+        let indexes = Indexes::found(capacity, next as u32, lives);
+        Self { family, table, by_key, places, indexes }
+    }
+
+    /// Whether this backend stands at its place.
+    pub fn stands(&self, backend: BackendRef) -> bool {
+        let place = self.places.get(backend.index() as usize);
+        place.is_some_and(|place| place.holders > 0 && place.generation == backend.generation())
+    }
+
+    /// Counts one more holder of a place, which sends it new flows.
+    pub fn hold_place(&mut self, index: u32) {
+        let place = &mut self.places[index as usize];
+        place.holders += 1;
+        place.selectors += 1;
     }
 
     /// Finds or gives the backend a place, and counts one more holder, which sends it new flows or not.
@@ -156,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_place_is_shared_and_given_out_again_under_a_new_generation() {
-        let mut backends = Backends::new(IpFamily::V4, "backends_v4", 2);
+        let mut backends = Backends::found(IpFamily::V4, "backends_v4", 2, &[]);
         let first = backends.hold(key(1), true).unwrap();
         assert_eq!(backends.hold(key(1), true), Ok(first));
         let second = backends.hold(key(2), true).unwrap();
@@ -179,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_backend_drains_once_nobody_sends_it_new_flows() {
-        let mut backends = Backends::new(IpFamily::V4, "backends_v4", 1);
+        let mut backends = Backends::found(IpFamily::V4, "backends_v4", 1, &[]);
         let index = backends.hold(key(1), true).unwrap();
         assert!(!backends.is_written(index) && !backends.row(index).draining);
         backends.was_written(&backends.row(index));
@@ -200,9 +230,28 @@ mod tests {
         assert_eq!(backends.let_go(index, true), Loss::LastHolder);
     }
 
+    /// A place that is free has its last generation, or the next one there could be taken for who was there before.
+    #[test]
+    fn generations_go_on_where_places_were_found() {
+        let row = |generation, last_generation, port| {
+            let draining = (generation != 0).then_some(false);
+            FoundBackend { generation, last_generation, key: key(port), draining }
+        };
+        let rows = [row(0, 7, 1), row(3, 3, 2), row(0, 0, 0), row(0, 9, 1), row(0, 0, 0)];
+        let mut backends = Backends::found(IpFamily::V4, "backends_v4", 5, &rows);
+        assert_eq!((backends.taken(), backends.holders(1)), (1, 1));
+        assert_eq!(backends.hold(key(2), true), Ok(1));
+        assert_eq!((backends.row(1).generation, backends.is_written(1)), (3, true));
+        for (index, generation) in [(0, 8), (2, 1), (3, 10), (4, 1)] {
+            assert_eq!(backends.hold(key(10 + index), true), Ok(u32::from(index)));
+            assert_eq!(backends.row(index.into()).generation, generation);
+        }
+        assert!(backends.hold(key(20), true).is_err());
+    }
+
     #[test]
     fn generations_are_never_0() {
-        let mut backends = Backends::new(IpFamily::V4, "backends_v4", 1);
+        let mut backends = Backends::found(IpFamily::V4, "backends_v4", 1, &[]);
         let index = backends.hold(key(1), true).unwrap();
         backends.places[0].generation = u32::MAX;
         assert_eq!(backends.let_go(index, true), Loss::LastHolder);

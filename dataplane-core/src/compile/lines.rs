@@ -30,6 +30,19 @@ impl Lines {
         lines
     }
 
+    /// The same with runs that are taken already, by rising place; none of them overlaps another or goes beyond the end.
+    pub(crate) fn found(end: u32, taken: impl IntoIterator<Item = (u32, u32)>) -> Self {
+        let mut lines = Self::new(0);
+        lines.capacity = end.saturating_sub(1);
+        let mut free = 1;
+        for (place, length) in taken.into_iter().chain([(end.max(1), 0)]) {
+            lines.add(free, place - free);
+            lines.free += place - free;
+            free = place + length;
+        }
+        lines
+    }
+
     /// How many lines there are.
     pub fn capacity(&self) -> u32 {
         self.capacity
@@ -124,6 +137,11 @@ mod tests {
                 prop_assert_eq!(lines.free() as usize, taken.iter().filter(|&&taken| !taken).count());
                 let holes = taken.split(|&taken| taken).filter(|hole| !hole.is_empty()).count();
                 prop_assert_eq!(lines.holes(), holes);
+                let mut runs = runs.clone();
+                runs.sort_unstable();
+                let found = Lines::found(END, runs);
+                prop_assert_eq!((&found.by_place, &found.by_length), (&lines.by_place, &lines.by_length));
+                prop_assert_eq!((found.free, found.capacity), (lines.free, lines.capacity));
             }
         }
     }

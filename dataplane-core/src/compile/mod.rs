@@ -15,5 +15,6 @@ pub(crate) use backends::{Backends, Loss};
 pub(crate) use indexes::Indexes;
 pub use lines::Lines;
 pub use maglev::maglev_table;
+pub(crate) use rows::FoundBackend;
 pub use rows::{BackendRow, FrontendRow, ListKind, ListRow, Rows, ServiceKey, list_words};
 pub use shares::{BackendKey, Share, shares};

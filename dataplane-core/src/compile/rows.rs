@@ -8,7 +8,7 @@ use crate::{
         BACKEND_DRAINING, BACKEND_LOCAL, BackendRef, BackendV4, BackendV6, SLOT_HEADER_WORDS,
         SLOT_LINE_WORDS, SLOT_SEED_WORD, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
     },
-    model::{Choice, Frontend, IpFamily, MaglevSize},
+    model::{Choice, Frontend, IpFamily, MaglevSize, Protocol},
     tables::{Family, V4, V6},
     wire::Be16,
 };
@@ -53,15 +53,69 @@ impl BackendRow {
         let flags = flag(local, BACKEND_LOCAL) | flag(self.draining, BACKEND_DRAINING);
         match address {
             IpAddr::V4(v4) => {
-                let row = BackendV4 { generation, port, flags, address: v4.into(), ..BackendV4::default() };
+                let (address, last_generation) = (v4.into(), generation);
+                let row = BackendV4 { generation, port, flags, reserved: 0, address, last_generation };
                 let [first, second]: [u64; 2] = zerocopy::transmute!(row);
                 ([first, second, 0, 0], 2)
             }
             IpAddr::V6(v6) => {
-                let row = BackendV6 { generation, port, flags, address: v6.into(), ..BackendV6::default() };
+                let (address, last_generation) = (v6.into(), generation);
+                let (reserved, reserved_too) = (0, 0);
+                let row =
+                    BackendV6 { generation, port, flags, reserved, address, last_generation, reserved_too };
                 (zerocopy::transmute!(row), 4)
             }
         }
+    }
+}
+
+/// What a place in an array of backends holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FoundBackend {
+    /// Who stands there; 0: nobody.
+    pub generation: u32,
+    /// Who stood there last.
+    pub last_generation: u32,
+    /// What.
+    pub key: BackendKey,
+    /// Whether its row says that it drains; `None` where the row is not as [`BackendRow::words`] has it.
+    pub draining: Option<bool>,
+}
+
+impl FoundBackend {
+    /// Reads the words of a place; IPv4 has two.
+    pub fn read(family: IpFamily, index: u32, words: [u64; 4]) -> Self {
+        let [first, second, ..] = words;
+        let (row, last_generation): (BackendV6, u32) = match family {
+            IpFamily::V4 => {
+                let row: BackendV4 = zerocopy::transmute!([first, second]);
+                let BackendV4 { generation, port, flags, reserved, .. } = row;
+                let front = BackendV6 { generation, port, flags, reserved, ..BackendV6::default() };
+                let address = IpAddr::V4(row.address.into());
+                return Self::of(family, index, words, front, address, row.last_generation);
+            }
+            IpFamily::V6 => {
+                let row: BackendV6 = zerocopy::transmute!(words);
+                (row, row.last_generation)
+            }
+        };
+        Self::of(family, index, words, row, IpAddr::V6(row.address.into()), last_generation)
+    }
+
+    fn of(
+        family: IpFamily,
+        index: u32,
+        words: [u64; 4],
+        row: BackendV6,
+        address: IpAddr,
+        last_generation: u32,
+    ) -> Self {
+        let (generation, flags) = (row.generation, row.flags);
+        let key = BackendKey { address, port: row.port.get(), local: flags & BACKEND_LOCAL != 0 };
+        let draining = flags & BACKEND_DRAINING != 0;
+        let (ours, width) = BackendRow { family, index, generation, key, draining }.words();
+        let is_ours = generation != 0 && ours[..width] == words[..width];
+        Self { generation, last_generation, key, draining: is_ours.then_some(draining) }
     }
 }
 
@@ -165,6 +219,20 @@ impl ServiceKey {
     }
 }
 
+impl ServiceKey {
+    /// The frontend of this key; `None` where no frontend has it.
+    pub(crate) fn frontend(&self) -> Option<Frontend> {
+        let (address, port, protocol) = match *self {
+            Self::V4(key) => (IpAddr::V4(key.address.into()), key.port, key.protocol),
+            Self::V6(key) => (IpAddr::V6(key.address.into()), key.port, key.protocol),
+        };
+        let protocol = [Protocol::Tcp, Protocol::Udp].into_iter().find(|one| one.number() == protocol)?;
+        let frontend = Frontend::new(address, port.get(), protocol).ok()?;
+        // What else is in a key, a frontend's has in one way only.
+        (Self::from(&frontend) == *self).then_some(frontend)
+    }
+}
+
 impl From<&Frontend> for ServiceKey {
     fn from(frontend: &Frontend) -> Self {
         let port = Be16::new(frontend.port().get());
@@ -187,13 +255,13 @@ mod tests {
         let key = BackendKey { address: "192.0.2.1".parse().unwrap(), port: 0x1f90, local: true };
         let row = BackendRow { family: IpFamily::V4, index: 3, generation: 0x0102_0304, key, draining: true };
         let (words, width) = row.words();
-        let expected = [0x04, 0x03, 0x02, 0x01, 0x1f, 0x90, 3, 0, 192, 0, 2, 1, 0, 0, 0, 0];
+        let expected = [0x04, 0x03, 0x02, 0x01, 0x1f, 0x90, 3, 0, 192, 0, 2, 1, 0x04, 0x03, 0x02, 0x01];
         assert_eq!(words[..width].as_bytes(), expected);
 
         let key = BackendKey { address: "2001:db8::7".parse().unwrap(), port: 80, local: false };
         let (words, width) = BackendRow { family: IpFamily::V6, key, draining: false, ..row }.words();
         assert_eq!(words[..width].as_bytes()[..12], [4, 3, 2, 1, 0, 80, 0, 0, 0x20, 1, 0x0d, 0xb8]);
-        assert_eq!(words[..width].as_bytes()[20..], [0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(words[..width].as_bytes()[20..], [0, 0, 0, 7, 0x04, 0x03, 0x02, 0x01, 0, 0, 0, 0]);
     }
 
     #[test]

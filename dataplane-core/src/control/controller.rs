@@ -20,13 +20,19 @@ use crate::{
         Changes, CommitError, ControlSource, Inbox, OwnerName, Precedence, Revision, SourceHandle, StopToken,
     },
     state::{DesiredState, RegisterError, RemovalGuard, ServiceStatus},
-    tables::Store,
+    tables::{Claimed, Store, TableError},
 };
 
 /// Takes what sources want and keeps the tables to it. Clones are the same controller.
 ///
-/// It starts no thread and does no I/O but on the tables, and only in [`Controller::step`]. The tables must be empty of
-/// services, or hold only what this controller wrote.
+/// It starts no thread and does no I/O but on the tables: in [`Controller::step`], and when it is made.
+///
+/// Tables that are not empty it goes on with. What another run wrote serves on, and nothing of it goes before every source
+/// that is registered is synced; so all of them are to be registered before the first one is. What a source says that is
+/// there already costs no write: frontends keep their counters, backends their flows. Then what nobody named goes, unless
+/// it is most of what served: that is held back, as by the [guard](RemovalGuard), until somebody confirms.
+///
+/// Only one controller at a time has tables; it has them until the last clone, source and thread of it is dropped.
 #[derive(Clone)]
 pub struct Controller {
     pub(super) shared: Arc<Shared>,
@@ -46,6 +52,22 @@ pub(super) struct Shared {
     pub wakers: Wakers,
     pub changed: Signal,
     pub clock: Clock,
+    /// Given back last.
+    _claimed: Claimed,
+}
+
+/// Why there is no controller of these tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControllerError {
+    /// Another one has them.
+    #[error(
+        "another controller of this process writes to these tables: drop it first, with its sources and its threads"
+    )]
+    Claimed,
+    /// They can't be read, or what a killed program left there can't be mended.
+    #[error("cannot go on from what is in the tables")]
+    Table(#[from] TableError),
 }
 
 /// Settings of a controller.
@@ -100,30 +122,39 @@ impl ControllerBuilder {
         self
     }
 
-    /// Makes the controller.
-    pub fn build(self) -> Controller {
+    /// Makes the controller. Cost: linear in the tables' capacities, and a grace period: in the kernel some 10 ms for empty
+    /// tables of the default size, some 100 ms for others.
+    ///
+    /// # Errors
+    /// [`ControllerError`]. What serves goes on to.
+    pub fn build(self) -> Result<Controller, ControllerError> {
         let Self { store, guard, settings, collect_interval, clock } = self;
+        let claimed = Claimed::new(&store).ok_or(ControllerError::Claimed)?;
         let clock = clock.unwrap_or_else(|| {
             let start = Instant::now();
             Arc::new(move || start.elapsed())
         });
-        Controller {
+        Ok(Controller {
             shared: Arc::new(Shared {
                 desired: Mutex::new(DesiredState::new(guard)),
                 collector: Mutex::new(Collector::new(store.clone(), collect_interval)),
-                engine: Mutex::new(Engine::new(store, settings)),
+                engine: Mutex::new(Engine::new(store, settings)?),
                 finished: Condvar::new(),
                 wakers: Wakers::default(),
                 changed: Signal::default(),
                 clock,
+                _claimed: claimed,
             }),
-        }
+        })
     }
 }
 
 impl Controller {
     /// A controller of these tables, with the default settings.
-    pub fn new(store: Arc<dyn Store>) -> Self {
+    ///
+    /// # Errors
+    /// As [`ControllerBuilder::build`].
+    pub fn new(store: Arc<dyn Store>) -> Result<Self, ControllerError> {
         Self::builder(store).build()
     }
 
@@ -252,6 +283,12 @@ impl Controller {
     /// The status of one service.
     pub fn status_of(&self, owner: &str, service: &str) -> Option<ServiceStatus> {
         self.shared.desired.lock().status_of(owner, service)
+    }
+
+    /// Whether what stood in the tables at the beginning and was not named is held back, because it is most of what served:
+    /// until somebody [confirms](Self::confirm). [`Usage::unclaimed`] says how many frontends that are.
+    pub fn holds_unclaimed_back(&self) -> bool {
+        self.shared.engine.lock().holds_found_back()
     }
 
     /// How much of the tables is taken.

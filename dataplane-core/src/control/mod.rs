@@ -11,7 +11,7 @@
 //! };
 //!
 //! fn serve(tables: Arc<dyn Store>) -> Result<(), Box<dyn std::error::Error>> {
-//!     let control = Controller::new(tables);
+//!     let control = Controller::new(tables)?;
 //!     let _running = control.spawn()?;
 //!     let agent = control.register("my-agent", Precedence::new(10))?;
 //!     let web = Service::builder("web")
@@ -30,6 +30,6 @@ mod running;
 mod signal;
 mod wait;
 
-pub use controller::{Controller, ControllerBuilder};
+pub use controller::{Controller, ControllerBuilder, ControllerError};
 pub use running::{Running, RunningSource};
 pub use wait::{Applied, WaitError};

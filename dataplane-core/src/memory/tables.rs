@@ -11,7 +11,7 @@ use crate::{
         ServiceKeyV6, ServiceRef, Setting, TupleV4, TupleV6, counter_index, map,
     },
     pipeline::{Hook, Tick, Timeouts, Verdict},
-    tables::{Capacity, Cause, Counters, Operation, Store, TableError, Tables, WordArray},
+    tables::{Capacity, Cause, Claim, Counters, Operation, Store, TableError, Tables, WordArray},
 };
 
 /// Every table of a dataplane, in RAM, with the capacities and failures of the kernel's.
@@ -28,6 +28,7 @@ pub struct MemoryTables {
     pub(super) conntrack_v4: ClockTable<TupleV4, FlowV4>,
     pub(super) conntrack_v6: ClockTable<TupleV6, FlowV6>,
     pub(super) counters: MemoryCounters,
+    claim: Claim,
     nanoseconds: AtomicU64,
     /// Held by each packet on its way. Who takes it for writing has seen all of them leave.
     packets: RwLock<()>,
@@ -48,6 +49,7 @@ impl MemoryTables {
             conntrack_v4: ClockTable::new(map::CONNTRACK_V4, capacity.conntrack),
             conntrack_v6: ClockTable::new(map::CONNTRACK_V6, capacity.conntrack),
             counters: MemoryCounters::new(capacity.frontends.saturating_mul(2)),
+            claim: Claim::default(),
             nanoseconds: AtomicU64::new(0),
             packets: RwLock::new(()),
         };
@@ -95,6 +97,7 @@ impl Store for MemoryTables {
             flows_v4: &self.conntrack_v4,
             flows_v6: &self.conntrack_v6,
             counters: &self.counters,
+            claim: &self.claim,
         }
     }
 

@@ -108,7 +108,7 @@ fn race(
     let capacity =
         Capacity { frontends: 1_024, slots: 4_000 * SLOT_LINE_WORDS, backends: 8_000, conntrack: 1 << 16 };
     let tables = Arc::new(MemoryTables::new(capacity));
-    let control = Controller::new(tables.clone());
+    let control = Controller::new(tables.clone()).unwrap();
     let _running = control.spawn().unwrap();
     let agent = control.register("test", Precedence::new(10)).unwrap();
     agent.synced();

@@ -14,13 +14,13 @@ use super::{
     Usage,
     apply::{Job, apply, backends, write_backend},
     backoff::Backoff,
-    ledger::{Departure, Ledger},
+    ledger::{Departure, Ledger, NOBODY},
     limbo::{Limbo, Release},
     plan,
 };
 use crate::{
     compile::Rows,
-    model::{Choice, IpFamily, Service},
+    model::{Choice, Frontend, IpFamily, Service},
     source::Revision,
     state::{DesiredState, Failure, Outcome, Refusal, ServiceId, Work},
     tables::{Cause, Store, TableError},
@@ -93,6 +93,20 @@ pub(crate) struct Engine {
     refused: Refused,
     /// Backends that left frontends, since this was last taken.
     departed: Vec<Departure>,
+    found: Found,
+}
+
+/// What becomes of what stood in the tables at the beginning and nobody named.
+#[derive(Clone, Copy, Debug)]
+enum Found {
+    /// It stays until every source is synced, and until what they said by then was taken: so many services were queued.
+    Waits { queued: Option<u64> },
+    /// It would be most of what serves: it stays until somebody confirms.
+    HeldBack,
+    /// It is taken out, a slice at a time; after failures not before that time.
+    Goes { attempts: u32, not_before: Duration },
+    /// It is gone.
+    Gone,
 }
 
 /// What a step has done.
@@ -112,10 +126,20 @@ fn entries_of(service: &Service) -> usize {
 }
 
 impl Engine {
-    pub fn new(store: Arc<dyn Store>, settings: Settings) -> Self {
-        let ledger = Ledger::new(&*store, settings.maglev_seed);
+    /// Goes on from what stands in the tables.
+    ///
+    /// # Errors
+    /// [`TableError`] where they can't be read.
+    pub fn new(store: Arc<dyn Store>, settings: Settings) -> Result<Self, TableError> {
+        let ledger = Ledger::find(&*store, settings.maglev_seed)?;
         let (limbo, retries, refused) = (Limbo::default(), Retries::default(), Refused::default());
-        Self { store, settings, ledger, limbo, retries, refused, departed: Vec::new() }
+        let found = Found::Waits { queued: None };
+        Ok(Self { store, settings, ledger, limbo, retries, refused, departed: Vec::new(), found })
+    }
+
+    /// Whether what was found and not named is held back, because it is most of what served.
+    pub fn holds_found_back(&self) -> bool {
+        matches!(self.found, Found::HeldBack)
     }
 
     pub fn usage(&self) -> Usage {
@@ -129,6 +153,7 @@ impl Engine {
 
     /// Puts a bounded number of changed services into the tables.
     pub fn program(&mut self, desired: &Mutex<DesiredState>, now: Duration) -> Done {
+        self.sweep(desired, now);
         let batch = self.take(&mut desired.lock(), now);
         let mut done = Done { finished: false };
         if batch.is_empty() {
@@ -165,6 +190,74 @@ impl Engine {
             done.finished |= desired.settle(work, outcome);
         }
         done
+    }
+
+    /// Takes a slice of what was found and not named out of the tables, once every source has spoken.
+    fn sweep(&mut self, desired: &Mutex<DesiredState>, now: Duration) {
+        let desired = desired.lock();
+        match self.found {
+            Found::Gone => return,
+            Found::Goes { not_before, .. } if now < not_before => return,
+            Found::Goes { .. } => {}
+            Found::HeldBack if desired.is_found_confirmed() => {}
+            Found::HeldBack => return,
+            Found::Waits { .. } if !desired.was_synced() => return,
+            Found::Waits { queued } => {
+                let queued = queued.unwrap_or(desired.traffic().queued);
+                self.found = Found::Waits { queued: Some(queued) };
+                if desired.traffic().taken < queued {
+                    return;
+                }
+                let (serving, lost) = self.ledger.found_serving();
+                if desired.holds_back(serving, lost) && !desired.is_found_confirmed() {
+                    tracing::warn!(
+                        serving,
+                        lost,
+                        "most of what stood in the tables was not named: it is held back"
+                    );
+                    self.found = Found::HeldBack;
+                    return;
+                }
+            }
+        }
+        let claimed = |frontend: &Frontend| desired.is_claimed(frontend);
+        let frontends = self.ledger.take_unclaimed(self.settings.services, claimed);
+        drop(desired);
+        if frontends.is_empty() {
+            self.found = Found::Gone;
+            self.ledger.let_found_go();
+            return;
+        }
+        let mut jobs = [Job::new(NOBODY, plan(Rows::default(), &self.ledger.footprint_of(&frontends)))];
+        apply(&mut jobs, &mut self.ledger, &*self.store);
+        for release in self.ledger.unlinked.drain(..) {
+            self.limbo.add(release, now);
+        }
+        let [job] = jobs;
+        let attempts = match (job.error, self.found) {
+            (None, _) => 0,
+            (Some(error), found) => {
+                let before = if let Found::Goes { attempts, .. } = found { attempts } else { 0 };
+                if before == 0 {
+                    tracing::warn!(%error, "what nobody named could not be taken out; it will be tried again");
+                }
+                self.ledger.put_back_unclaimed(frontends);
+                before.saturating_add(1)
+            }
+        };
+        let wait = if attempts > 0 { self.settings.backoff.after(attempts) } else { Duration::ZERO };
+        self.found = Found::Goes { attempts, not_before: now + wait };
+    }
+
+    /// When the sweep goes on by itself.
+    fn next_sweep(&self, desired: &DesiredState) -> Option<NextWake> {
+        match self.found {
+            Found::Waits { .. } => desired.was_synced().then_some(NextWake::Now),
+            Found::HeldBack => desired.is_found_confirmed().then_some(NextWake::Now),
+            Found::Goes { attempts: 0, .. } => Some(NextWake::Now),
+            Found::Goes { not_before, .. } => Some(NextWake::At(not_before)),
+            Found::Gone => None,
+        }
     }
 
     /// Takes what changed, and what is to be tried again, all at one moment.
@@ -363,9 +456,10 @@ impl Engine {
         {
             return NextWake::Now;
         }
+        let sweep = self.next_sweep(&desired.lock()).unwrap_or(NextWake::OnChange);
         let times =
             [self.retries.next(), self.limbo.grace_due(self.settings.grace_delay), self.limbo.retry_due()];
-        times.into_iter().flatten().min().map_or(NextWake::OnChange, NextWake::At)
+        times.into_iter().flatten().min().map_or(NextWake::OnChange, NextWake::At).earlier(sweep)
     }
 }
 

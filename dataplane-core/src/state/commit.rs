@@ -36,6 +36,7 @@ impl DesiredState {
         let revision = self.begin();
         let removals = self.removals(place, &changes, &named, revision);
         drop(named);
+        self.found_confirmed |= changes.confirmed;
         let hold = !changes.confirmed && self.takes_too_much(place, &changes.upserts, &removals, now);
 
         for id in removals {
@@ -61,6 +62,7 @@ impl DesiredState {
             return self.revision;
         };
         self.owners[place].synced = true;
+        self.was_synced |= self.owners.iter().all(|owner| owner.synced);
         let revision = self.begin();
         let mut absent: Vec<ServiceId> = self.owners[place].services.values().copied().collect();
         absent.retain(|id| {
@@ -80,6 +82,7 @@ impl DesiredState {
 
     /// Lets through what is held back of an owner.
     pub fn confirm(&mut self, owner: &OwnerName) -> Revision {
+        self.found_confirmed = true;
         let Some(place) = self.place_of(owner).filter(|&place| !self.owners[place].held.is_empty()) else {
             return self.revision;
         };

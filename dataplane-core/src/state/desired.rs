@@ -30,6 +30,10 @@ pub struct DesiredState {
     /// How many were ever put into it.
     pub(super) queued: u64,
     pub(super) revisions: Revisions,
+    /// Whether there was a moment when all owners were synced.
+    pub(super) was_synced: bool,
+    /// Whether somebody has confirmed a removal since the beginning.
+    pub(super) found_confirmed: bool,
 }
 
 /// Why a source cannot register.
@@ -115,6 +119,8 @@ impl DesiredState {
             queue: VecDeque::new(),
             queued: 0,
             revisions: Revisions::default(),
+            was_synced: false,
+            found_confirmed: false,
         }
     }
 
@@ -163,6 +169,26 @@ impl DesiredState {
         if let Some(&place) = self.owner_places.get(owner) {
             self.owners[place].registered = false;
         }
+    }
+
+    /// Whether there was a moment when the first full picture of each owner stood. Who comes back after it has what it left.
+    pub(crate) fn was_synced(&self) -> bool {
+        self.was_synced
+    }
+
+    /// Whether any service claims a frontend.
+    pub(crate) fn is_claimed(&self, frontend: &Frontend) -> bool {
+        self.claims.winner(frontend).is_some()
+    }
+
+    /// Whether the guard would not let so many of so many backends go at once.
+    pub(crate) fn holds_back(&self, of: u64, lost: u64) -> bool {
+        self.guard.holds_back(of, lost)
+    }
+
+    /// Whether somebody stands up for the removal of what nobody named.
+    pub(crate) fn is_found_confirmed(&self) -> bool {
+        self.found_confirmed
     }
 
     /// The newest revision.

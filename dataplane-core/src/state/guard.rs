@@ -39,6 +39,14 @@ impl RemovalGuard {
         Self(None)
     }
 
+    /// Whether so many of so many are too many to lose at once.
+    pub(super) fn holds_back(self, of: u64, lost: u64) -> bool {
+        self.0.is_some_and(|limits| {
+            lost >= limits.at_least.into()
+                && u128::from(lost) * 100 > u128::from(of) * u128::from(limits.percent)
+        })
+    }
+
     pub(super) fn is_off(self) -> bool {
         self.0.is_none()
     }
@@ -73,9 +81,7 @@ impl Watch {
         }
         let most = self.maxima.front().map_or(before, |&(_, total)| total);
         let lost = most.saturating_sub(after);
-        after < before
-            && lost >= limits.at_least.into()
-            && u128::from(lost) * 100 > u128::from(most) * u128::from(limits.percent)
+        after < before && guard.holds_back(most, lost)
     }
 }
 

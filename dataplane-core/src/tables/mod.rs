@@ -5,12 +5,18 @@
 //! `dataplane-testkit` that fails on purpose. One conformance suite runs over all of them.
 
 mod capacity;
+#[cfg(feature = "std")]
+mod claim;
 mod family;
 mod lookup;
 #[cfg(feature = "std")]
 mod store;
 
 pub use capacity::Capacity;
+#[cfg(feature = "std")]
+pub use claim::Claim;
+#[cfg(feature = "std")]
+pub(crate) use claim::Claimed;
 pub use family::{Family, Flow, Tuple, V4, V6};
 pub use lookup::{FlowEntry, InsertError, Lookup};
 #[cfg(feature = "std")]

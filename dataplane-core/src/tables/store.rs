@@ -1,5 +1,6 @@
 //! What control needs of the tables: typed, listable, countable, batchable, through `&self`.
 
+use super::Claim;
 use crate::{
     abi::{
         CONFIG_WORDS, FlowV4, FlowV6, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, Setting,
@@ -150,6 +151,8 @@ pub struct Tables<'a> {
     pub flows_v6: &'a dyn FlowTable<TupleV6, FlowV6>,
     /// Counters of packets.
     pub counters: &'a dyn Counters,
+    /// Who may write to them.
+    pub claim: &'a Claim,
 }
 
 impl std::fmt::Debug for Tables<'_> {

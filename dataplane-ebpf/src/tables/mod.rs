@@ -18,7 +18,7 @@ use dataplane_core::{
         ServiceRef, Setting, TupleV4, TupleV6, map,
     },
     pipeline::{Tick, Timeouts},
-    tables::{Store, TableError, Tables, WordArray},
+    tables::{Claim, Store, TableError, Tables, WordArray},
 };
 use zerocopy::transmute;
 
@@ -57,6 +57,7 @@ pub struct KernelTables {
     flows_v4: KernelFlows<TupleV4, FlowV4>,
     flows_v6: KernelFlows<TupleV6, FlowV6>,
     counters: KernelCounters,
+    claim: Claim,
     test_inputs: MappedWords,
     grace: GracePeriod,
     /// As long as somebody may write to pinned tables, nobody else is to take them over.
@@ -121,6 +122,7 @@ impl KernelTables {
             flows_v6,
             counters: KernelCounters::new(take(map::COUNTERS)?, take(map::SERVICE_COUNTERS)?),
             test_inputs: mapped(map::TEST_INPUTS, take(map::TEST_INPUTS)?, 1)?,
+            claim: Claim::default(),
             grace,
             _pins: pins,
         })
@@ -220,6 +222,7 @@ impl Store for KernelTables {
             flows_v4: &self.flows_v4,
             flows_v6: &self.flows_v6,
             counters: &self.counters,
+            claim: &self.claim,
         }
     }
 

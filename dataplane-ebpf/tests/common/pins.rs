@@ -1,4 +1,6 @@
 //! A pin directory of a test's own.
+#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test panics where it cannot go on")]
 
 use std::{
     fs, io,
@@ -14,6 +16,7 @@ const BPFFS: &str = "/sys/fs/bpf";
 
 /// A directory below the bpffs, gone with this, with all that is pinned in it. A dataplane of the test pins to
 /// [`edge`](Self::edge), which is not made yet.
+#[derive(Debug)]
 pub struct PinFolder {
     pub root: PathBuf,
 }

@@ -10,6 +10,7 @@
 //! | `local` | are backends on the balancer itself answered for? |
 //! | `others` | what becomes of packets that are not served? |
 //! | `conntrack` | do flows live as long as they should, and no longer? |
+//! | `upgrade` | what do connections feel of an agent that is stopped, killed and replaced? |
 //! | `torn` | does a packet ever see half of one list and half of another? |
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
@@ -22,7 +23,10 @@ mod local;
 mod neighbour;
 mod one_arm;
 mod others;
+#[path = "../common/pins.rs"]
+mod pins;
 mod removal;
 mod torn;
 mod transfer;
+mod upgrade;
 mod world;

@@ -143,7 +143,7 @@ fn a_service_gets_its_own_backends_while_thousands_are_swapped() {
     require_kernel!();
     const SWAPS: usize = 12;
     let torn = Torn::new();
-    let control = Controller::new(torn.plane.tables());
+    let control = Controller::new(torn.plane.tables()).unwrap();
     let _running = control.spawn().unwrap();
     let agent = control.register("test", Precedence::new(10)).unwrap();
     agent.synced();

@@ -199,7 +199,7 @@ impl World {
         if hooks == Hooks::XdpGeneric {
             know_neighbours(&net);
         }
-        let control = Controller::new(plane.tables());
+        let control = Controller::new(plane.tables()).unwrap();
         let running = control.spawn().unwrap();
         let agent = control.register("test", Precedence::new(10)).unwrap();
         agent.synced();

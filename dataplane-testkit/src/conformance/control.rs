@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use dataplane_core::{
-    Controller, SourceHandle,
-    model::{Backend, Frontend, Protocol, Service, Weight},
+    Controller, ControllerError, SourceHandle,
+    model::{Backend, Choice, Frontend, MaglevSize, Protocol, Service, Weight},
     reconcile::Usage,
     source::Precedence,
     state::{Phase, Refusal, RemovalGuard},
@@ -24,6 +24,7 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "full backends: new ones are refused, old ones serve, room is used", run: full_backends },
     Case { name: "full slots: new lists are refused, old ones serve, room is used", run: full_slots },
     Case { name: "everything comes and goes again and again, and nothing is left", run: churn },
+    Case { name: "a controller goes on from what another one left", run: goes_on },
 ];
 
 /// A controller with one source.
@@ -36,9 +37,16 @@ struct World {
 
 impl World {
     fn new(store: Arc<dyn Store>) -> Self {
-        let control = Controller::builder(store.clone()).removal_guard(RemovalGuard::off()).build();
+        let world = Self::unsynced(store);
+        world.source.synced();
+        world
+    }
+
+    fn unsynced(store: Arc<dyn Store>) -> Self {
+        // Where writes fail, so may what it does at first.
+        let build = || Controller::builder(store.clone()).removal_guard(RemovalGuard::off()).build();
+        let control = (0..1000).find_map(|_| build().ok()).expect("a controller of these tables");
         let source = control.register("conformance", Precedence::default()).expect("a fresh name");
-        source.synced();
         Self { store, control, source, now: Duration::ZERO }
     }
 
@@ -273,6 +281,59 @@ fn churn(store: Arc<dyn Store>) {
         });
         world.replace(services.collect::<Vec<_>>());
         assert!(world.control.status().iter().all(|status| status.phase == Phase::Applied));
+    }
+    world.ends_empty();
+}
+
+fn goes_on(store: Arc<dyn Store>) {
+    let mut world = World::new(store.clone());
+    let choice = Choice::Maglev(MaglevSize::new(13).expect("a prime"));
+    let maglev =
+        Service::builder("maglev").frontend(v6(9)).backend(backend(4, true)).backend(backend(5, true));
+    let services = [
+        service("six", &[v6(1), v6(2)], &[1, 2, 3]),
+        with_backends(
+            "four",
+            &[v4(1)],
+            [weighed(1, 6), weighed(2, 4), weighed(3, 0), backend(4, false).draining()],
+        ),
+        maglev.choice(choice).build().expect("a service"),
+        service("gone", &[v4(7)], &[9]),
+    ];
+    world.replace(services.clone());
+    let backends = || {
+        [store.backends_v4(), store.backends_v6()].map(|array| {
+            let rows = (0..array.capacity()).map(|index| array.load(index, 0).expect("a word"));
+            rows.collect::<Vec<_>>()
+        })
+    };
+    let lists = || (0..store.slots().capacity()).map(|n| store.slots().load(n, 0)).collect::<Vec<_>>();
+    let before = (backends(), lists(), resolve(&*store, &v6(9)));
+    for round in 0..3 {
+        let World { control, source, now, .. } = world;
+        let second = Controller::new(store.clone());
+        assert_eq!(second.err(), Some(ControllerError::Claimed), "while the first one lives");
+        drop((control, source));
+        world = World::unsynced(store.clone());
+        world.now = now;
+        // Whoever says the same again finds it as it was.
+        world.source.replace(services[..3].to_vec()).expect("a picture without conflicts");
+        world.settle();
+        if round == 0 {
+            world.leads_to(&v4(7), &[(9, 1)]);
+            assert_eq!(world.control.usage().unclaimed, 1);
+            assert_eq!((backends(), lists(), resolve(&*store, &v6(9))), before);
+        }
+        world.leads_to(&v6(2), &[(1, 1), (2, 1), (3, 1)]);
+        world.leads_to(&v4(1), &[(1, 3), (2, 2)]);
+        world.source.synced();
+        world.settle();
+        assert_eq!(resolve(&*store, &v4(7)), None, "nobody named it");
+        assert_eq!(world.control.usage().unclaimed, 0);
+        let [v4, v6] = backends();
+        assert_eq!(v6, before.0[1]);
+        assert_eq!(v4[..4], before.0[0][..4]);
+        assert!(v4[4..].iter().all(|row| *row as u32 == 0));
     }
     world.ends_empty();
 }

@@ -24,7 +24,7 @@ pub fn balance(interfaces: &[&str], finished: impl FnOnce()) -> Result<(), Box<d
     let plane = interfaces.iter().fold(builder, |b, name| b.uplink(Uplink::named(*name))).open()?;
     plane.attachments().iter().try_for_each(|attachment| writeln!(io::stdout(), "attached: {attachment}"))?;
     plane.warnings().iter().try_for_each(|warning| writeln!(io::stderr(), "warning: {warning}"))?;
-    let control = Controller::new(plane.tables());
+    let control = Controller::new(plane.tables())?;
     let _applier = control.spawn()?;
 
     let agent = control.register("my-agent", Precedence::new(10))?;

@@ -122,7 +122,7 @@ pub struct Control {
 impl Control {
     /// Follows the file into these tables, and waits until its services stand.
     pub fn follow(path: &Path, tables: Arc<dyn Store>) -> Result<Self> {
-        let controller = Controller::new(tables);
+        let controller = Controller::new(tables)?;
         let thread = controller.spawn().context("cannot start the controller's thread")?;
         let source = StaticSource::new(path).on_notice(|notice| {
             if let Notice::Rejected(rejected) = notice {

@@ -78,7 +78,7 @@ impl World {
             }
         }
         let controller =
-            Controller::builder(tables.clone()).removal_guard(RemovalGuard::off()).maglev_seed(SEED).build();
+            Controller::builder(tables.clone()).removal_guard(RemovalGuard::off()).maglev_seed(SEED).build().unwrap();
         let register = |i: usize| {
             let handle =
                 controller.register(OWNERS[i], Precedence::new(-(i as i32))).expect("the first of its name");

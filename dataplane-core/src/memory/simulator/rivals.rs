@@ -36,7 +36,7 @@ struct Host(Simulator);
 impl Host {
     fn new() -> Self {
         let tables = Arc::new(MemoryTables::new(Capacity::small()));
-        let control = Controller::new(tables.clone());
+        let control = Controller::new(tables.clone()).unwrap();
         let agent = control.register("test", Precedence::default()).unwrap();
         agent.synced();
         let frontend = Frontend::new(SERVICE.into(), 80, Protocol::Tcp).unwrap();

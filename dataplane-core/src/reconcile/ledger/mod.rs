@@ -1,12 +1,14 @@
 //! What may stand in the tables, and what is free there.
 
 mod departure;
+mod found;
 mod reserved;
 
 use hashbrown::HashMap;
 
 pub(crate) use self::departure::Departure;
-use self::reserved::Reserved;
+pub(super) use self::found::NOBODY;
+use self::{found::Found, reserved::Reserved};
 use super::{Footprint, FrontendFootprint, Presence, Word, limbo::Release, unheld::Unheld};
 use crate::{
     abi::{BackendRef, SLOT_LINE_WORDS, map},
@@ -16,7 +18,6 @@ use crate::{
     model::{Choice, Frontend, IpFamily, Service},
     slab::Slab,
     state::{Refusal, ServiceId, Traffic},
-    tables::Store,
 };
 
 /// How much of the tables is taken, by what serves and by what waits for a grace period.
@@ -39,6 +40,8 @@ pub struct Usage {
     pub backends_v6: u32,
     /// Things that wait for a grace period or for their release.
     pub limbo: u32,
+    /// Frontends that stood in the tables when the controller began, and that no service has named yet.
+    pub unclaimed: u32,
 }
 
 /// What may stand in the tables. Every write is noted before it is tried and again when it succeeded.
@@ -64,6 +67,7 @@ pub(super) struct Ledger {
     pub unlinked: Vec<Release>,
     /// Scratch.
     held: Vec<Held>,
+    found: Found,
 }
 
 /// Entries of a hash table.
@@ -131,28 +135,6 @@ impl Held {
 }
 
 impl Ledger {
-    /// Nothing stands in the tables. Maglev tables are made with this seed.
-    pub fn new(store: &dyn Store, seed: u64) -> Self {
-        let listed = |table, capacity| Room { table, taken: 0, capacity };
-        Self {
-            seed,
-            backends_v4: Backends::new(IpFamily::V4, map::BACKENDS_V4, store.backends_v4().capacity()),
-            backends_v6: Backends::new(IpFamily::V6, map::BACKENDS_V6, store.backends_v6().capacity()),
-            lines: Lines::new(store.slots().capacity() / SLOT_LINE_WORDS),
-            indexes: Indexes::new(store.service_words().capacity()),
-            frontends: HashMap::new(),
-            listed_v4: listed(map::SERVICES_V4, store.services_v4().capacity()),
-            listed_v6: listed(map::SERVICES_V6, store.services_v6().capacity()),
-            lists: Slab::default(),
-            services: Vec::new(),
-            batch: 0,
-            unheld: Unheld::default(),
-            reserved: HashMap::new(),
-            unlinked: Vec::new(),
-            held: Vec::new(),
-        }
-    }
-
     pub fn usage(&self) -> Usage {
         Usage {
             frontends: self.frontends.len() as u32,
@@ -163,6 +145,7 @@ impl Ledger {
             backends_v4: self.backends_v4.taken(),
             backends_v6: self.backends_v6.taken(),
             limbo: 0,
+            unclaimed: self.unclaimed(),
         }
     }
 
@@ -229,7 +212,10 @@ impl Ledger {
             .iter()
             .filter(|frontend| {
                 let standing = self.frontends.get(*frontend);
-                standing.is_some_and(|found| found.holder != refused && found.batch != self.batch)
+                standing.is_some_and(|found| {
+                    // What was found may be its own.
+                    !Self::is_nobodys(found) && found.holder != refused && found.batch != self.batch
+                })
             })
             .copied()
             .collect();
@@ -275,7 +261,10 @@ impl Ledger {
                     self.rehold(list, &held, frontends);
                     Ok(list)
                 }
-                None => self.new_list(id, service, &held),
+                None => match self.claim_list(id, service, &held, frontends) {
+                    Some(list) => Ok(list),
+                    None => self.new_list(id, service, &held),
+                },
             }
         });
         if found.is_err() {
@@ -587,6 +576,7 @@ impl Ledger {
         let Some(List { family, base, lines, held, .. }) = self.lists.remove(list) else {
             return 0;
         };
+        self.forget_found_list(list);
         self.lines.give_back(base, lines);
         for held in &held {
             if let Some(release) = self.let_go(family, held.index, held.is_selected()) {
