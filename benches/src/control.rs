@@ -31,10 +31,10 @@ impl Control {
     /// A controller of these tables, which must be empty.
     ///
     /// # Errors
-    /// Never, since nobody else registers.
+    /// Where the tables have another controller, or can't be read.
     pub fn new(tables: Arc<dyn Store>) -> Result<Self> {
         // A picture that is taken away is taken away at once.
-        let controller = Controller::builder(tables).removal_guard(RemovalGuard::off()).build().unwrap();
+        let controller = Controller::builder(tables).removal_guard(RemovalGuard::off()).build()?;
         let source = controller.register("bench", Precedence::new(1))?;
         Ok(Self { controller, source })
     }

@@ -23,6 +23,9 @@
 //! # }
 //! ```
 //!
+//! With [`Builder::pins`] in place of `unpinned`, tables and attachments stay when the dataplane is dropped or its process
+//! is killed, and the next `open` takes them over: see [`PinDir`].
+//!
 //! | module | holds |
 //! | --- | --- |
 //! | `builder`, `dataplane`, `uplink` | opening a dataplane, and what is open |

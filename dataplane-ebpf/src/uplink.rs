@@ -95,7 +95,8 @@ pub enum TcMode {
     Auto,
     /// tcx, or opening fails.
     Tcx,
-    /// A filter on the clsact qdisc, which is made where it is not there, and left.
+    /// A filter on the clsact qdisc, which is made where it is not there, and left; with pins it goes with the rest where
+    /// nobody else uses it.
     Clsact,
 }
 

@@ -8,7 +8,7 @@ use forebay_fuzz::frame::{BACKENDS, CLIENTS, FRONTENDS, MAC};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    for (target, seeds) in [("frame", frames()?), ("sequence", sequences())] {
+    for (target, seeds) in [("frame", frames()?), ("pins", damages()), ("sequence", sequences())] {
         let folder = corpus.join(target);
         fs::create_dir_all(&folder)?;
         for (i, seed) in seeds.iter().enumerate() {
@@ -76,4 +76,10 @@ fn frames() -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
 fn sequences() -> Vec<Vec<u8>> {
     let mut rng = Rng::new(20_261_121);
     (0..24).map(|i| rng.bytes(60 << (i / 5))).collect()
+}
+
+/// Any bytes are wishes and damage.
+fn damages() -> Vec<Vec<u8>> {
+    let mut rng = Rng::new(20_261_122);
+    (0..16).map(|i| rng.bytes(40 + 12 * i)).collect()
 }

@@ -3,6 +3,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | [`frame`] | one host, one frame of arbitrary bytes, every hook |
+//! | [`pins`] | tables with arbitrary damage, and a controller that goes on from them |
 //! | [`sequence`] | operations on a controller and a host, against a model of who serves whom |
 //! | [`yaml`] | documents: they never panic, and what parses says the same again when it is written anew |
 //! | [`check`] | what holds for every frame and every table |
@@ -10,5 +11,6 @@
 
 pub mod check;
 pub mod frame;
+pub mod pins;
 pub mod sequence;
 pub mod yaml;

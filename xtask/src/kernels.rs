@@ -30,6 +30,8 @@ const GUEST_TESTS: &[&str] = &[
     "one_arm::xdp_sends_back_where_it_came_from",
     "torn::a_service_gets_its_own_backends_while_thousands_are_swapped",
     "transfer::tcx_carries_large_segments_with_unfinished_checksums",
+    "upgrade::tcx_connections_live_through_upgrades",
+    "upgrade::xdp_connections_live_through_upgrades",
 ];
 
 /// What those tests need of a kernel that has it as modules.
@@ -144,7 +146,9 @@ fn run_in_guest(package: &str, verify: &Path, traffic: &Path, object: &Path) -> 
     // The host half, too, must know its way on this kernel. It may have the guest's interface, and not the host's.
     commands.push("/verify --open /object".to_owned());
     // A test that skips itself must not pass for one that ran.
-    commands.push(format!("export FOREBAY_REQUIRE_KERNEL=1 {OBJECT_VARIABLE}=/object"));
+    // Each upgrade has the verifier go through all programs, which takes its time where a CPU is emulated.
+    commands
+        .push(format!("export FOREBAY_REQUIRE_KERNEL=1 FOREBAY_TEST_UPGRADES=3 {OBJECT_VARIABLE}=/object"));
     commands.push(format!("/traffic --test-threads=1 --exact {}", GUEST_TESTS.join(" ")));
     let lines = Guest {
         kernel: &kernel,

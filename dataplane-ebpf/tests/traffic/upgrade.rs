@@ -43,6 +43,8 @@ const LIVE: usize = 200;
 /// From the end of one short one to the next, of each kind: some hundreds a second, which leaves something of the machine.
 const PAUSE: Duration = Duration::from_millis(2);
 const ROUNDS: usize = 20;
+/// Fewer rounds, where a kernel is emulated.
+const ROUNDS_VARIABLE: &str = "FOREBAY_TEST_UPGRADES";
 
 /// Set in the agent: which hooks it uses.
 const HOOKS: &str = "FOREBAY_TEST_AGENT_HOOKS";
@@ -81,6 +83,9 @@ fn check(test: &str, hooks: Hooks) {
         return agent();
     }
     require_kernel!();
+    // Some hundreds of threads each: one after the other.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock();
     let net = World::topology(hooks, 3);
     let folder = PinFolder::new(&format!("upgrade-{hooks:?}"));
     let (mut web, mut echo) = (Vec::new(), Vec::new());
@@ -90,6 +95,7 @@ fn check(test: &str, hooks: Hooks) {
         web.push(HttpServer::start(namespace, name, &address(Protocol::Tcp)).unwrap());
         echo.push(UdpEchoServer::start(namespace, name, &address(Protocol::Udp)).unwrap());
     }
+    let rounds = env::var(ROUNDS_VARIABLE).map_or(ROUNDS, |rounds| rounds.parse().unwrap());
     let objects = Objects::new();
     let start = |round| Agent::start(test, hooks, &net, &folder, objects.path(round));
     let mut running = start(0);
@@ -132,7 +138,7 @@ fn check(test: &str, hooks: Hooks) {
             assert!(outcome.is_ok() && failures.is_empty(), "{when}: {outcome:?}, {failures:?}");
         };
         all_go_on("at the beginning");
-        for round in 1..=ROUNDS {
+        for round in 1..=rounds {
             let end = [End::Stopped, End::Killed, End::KilledAtWork][round % 3];
             running.end(end);
             all_go_on(&format!("round {round}, {end:?}: nobody runs"));
@@ -142,14 +148,14 @@ fn check(test: &str, hooks: Hooks) {
         }
     });
     assert_eq!(*failures.lock(), [""; 0]);
-    assert_eq!(tags.len(), 1 + ROUNDS, "each time other programs");
+    assert_eq!(tags.len(), 1 + rounds, "each time other programs");
     running.tell("detach");
     running.ends_well();
     assert_eq!(folder.names("."), [""; 0]);
     eprintln!("{hooks:?}: {LIVE} lived, {} came", new.load(Ordering::Relaxed));
 }
 
-/// Downloads slowly until it is stopped; each byte is looked at.
+/// Downloads a byte each tenth of a second until it is stopped; each is looked at.
 fn live(number: usize, received: &AtomicU64, stop: &AtomicBool, fail: impl Fn(String)) {
     let address = Front::TCP[number % 2].virtual_address();
     let progress = |bytes| {
@@ -157,7 +163,7 @@ fn live(number: usize, received: &AtomicU64, stop: &AtomicBool, fail: impl Fn(St
         if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let length = 1 << 40;
-    if let Err(error) = http::download_with(address, length, Some(4096), Duration::from_secs(600), progress) {
+    if let Err(error) = http::download_with(address, length, Some(10), Duration::from_secs(600), progress) {
         fail(format!("connection {number}: {error}"));
     }
 }
@@ -240,13 +246,10 @@ impl Agent {
         Self { input: child.stdin.take().unwrap(), child, lines, ready: ready.last().unwrap().clone() }
     }
 
-    /// What the kernel made of its program at tc.
+    /// The tag of its program at tc: a hash of the instructions.
     fn program(&self) -> String {
-        let (_, id) = self.ready.rsplit_once(' ').unwrap();
-        let output = Command::new("bpftool").args(["prog", "show", "id", id]).output().unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        let (_, tag) = text.split_once("tag ").unwrap_or_else(|| panic!("{text}"));
-        tag.split(' ').next().unwrap().to_owned()
+        let (_, tag) = self.ready.rsplit_once(' ').unwrap();
+        tag.to_owned()
     }
 
     fn tell(&mut self, what: &str) {
@@ -310,7 +313,7 @@ fn agent() {
     source.synced();
     control.wait_applied(revision, PATIENCE).unwrap();
     let id = plane.programs().unwrap().iter().find(|one| one.name == "forebay_ingress").unwrap().id;
-    say(&format!("agent: ready {id}"));
+    say(&format!("agent: ready {}", tag(id)));
     for line in io::stdin().lock().lines() {
         match line.unwrap().as_str() {
             "leave" => {
@@ -329,6 +332,17 @@ fn agent() {
             }
         }
     }
+}
+
+/// The tag of a program that this process has open.
+fn tag(id: u32) -> String {
+    let descriptors = fs::read_dir("/proc/self/fdinfo").unwrap();
+    let infos = descriptors.filter_map(|entry| fs::read_to_string(entry.unwrap().path()).ok());
+    let value = |info: &str, name: &str| -> Option<String> {
+        Some(info.lines().find_map(|line| line.strip_prefix(name))?.trim().to_owned())
+    };
+    let mut ours = infos.filter(|info| value(info, "prog_id:") == Some(id.to_string()));
+    ours.find_map(|info| value(&info, "prog_tag:")).unwrap()
 }
 
 fn say(what: &str) {

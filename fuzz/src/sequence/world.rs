@@ -77,8 +77,11 @@ impl World {
                 routes.insert_neighbor(BACK, ops::backend(i, v6).ip(), [2, 0, 0, 0, 0, 9]);
             }
         }
-        let controller =
-            Controller::builder(tables.clone()).removal_guard(RemovalGuard::off()).maglev_seed(SEED).build().unwrap();
+        let controller = Controller::builder(tables.clone())
+            .removal_guard(RemovalGuard::off())
+            .maglev_seed(SEED)
+            .build()
+            .expect("tables that nobody else has");
         let register = |i: usize| {
             let handle =
                 controller.register(OWNERS[i], Precedence::new(-(i as i32))).expect("the first of its name");
