@@ -131,7 +131,7 @@ pub fn go_on(data: &[u8]) {
     settle(&control, Duration::ZERO);
     drop((control, agent));
     for damage in &damage {
-        damage.befall(&*tables);
+        damage.befall(&tables);
     }
 
     let (control, agent) = begin(tables.clone());
@@ -191,7 +191,7 @@ fn leads_to(store: &dyn Store, frontend: &Frontend) -> Option<Vec<SocketAddr>> {
 impl Damage {
     fn befall(&self, tables: &MemoryTables) {
         // What is beyond the end of a table is not written.
-        let known = |n: u8| frontend(n / 2 % FRONTENDS, n % 2 != 0);
+        let known = |n: u8| frontend(n / 2 % FRONTENDS, n & 1 != 0);
         let insert = |key: ServiceKey, reference: ServiceRef| {
             let full = match key {
                 ServiceKey::V4(key) => tables.services_v4().insert(&key, &reference),
