@@ -347,8 +347,24 @@ fn most_of_what_served_is_held_back_until_it_is_confirmed() {
         assert_eq!(resolve(&*tables, &frontend(1)), None);
         assert_eq!(control.usage().backends_v4, 1);
     }
-    // Where it is named after all, it is as it was.
+    // What is in the queue yet is not lost.
     let tables = tables();
+    let many: Vec<Service> = (1..30).map(|port| service(port, &[1, 2])).collect();
+    let first = Run::begin(tables.clone());
+    first.says(&many);
+    drop(first);
+    let control = Controller::builder(tables.clone()).services_per_step(1).build().unwrap();
+    let agent = control.register("agent", Precedence::default()).unwrap();
+    agent.replace(many).unwrap();
+    agent.synced();
+    for step in 0..40 {
+        control.step(Duration::ZERO);
+        assert!(!control.holds_unclaimed_back(), "step {step}");
+    }
+    assert_eq!((control.usage().unclaimed, control.usage().frontends), (0, 29));
+    drop((control, agent));
+    // Where it is named after all, it is as it was.
+    let tables = Arc::new(MemoryTables::new(Capacity::small()));
     let first = Run::begin(tables.clone());
     first.says(&[service(1, &hosts)]);
     drop(first);

@@ -220,6 +220,7 @@ impl Engine {
                 }
             }
         }
+        self.ledger.unheld.see(desired.traffic());
         let claimed = |frontend: &Frontend| desired.is_claimed(frontend);
         let frontends = self.ledger.take_unclaimed(self.settings.services, claimed);
         drop(desired);
