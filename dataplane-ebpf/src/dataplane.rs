@@ -7,7 +7,10 @@ use std::{
 };
 
 use aya::programs::Program;
-use dataplane_core::abi::{INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry};
+use dataplane_core::{
+    abi::{INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry},
+    tables::Store as _,
+};
 use parking_lot::Mutex;
 
 use crate::{
@@ -85,6 +88,8 @@ impl EbpfDataplane {
     ) -> Result<Self, Error> {
         let Parts { network, features, uplinks, run_directory, pins } = parts;
         let mut attached = Vec::new();
+        // Before the first packet meets these programs.
+        let stages = pins.as_ref().map(|pins| pins.keep_stages(&ebpf)).transpose()?;
         let ids = {
             let programs = programs(&ebpf)?;
             let pins = pins.as_deref();
@@ -104,7 +109,10 @@ impl EbpfDataplane {
                 pins.keep_maps(&tables)?;
             }
             attached.iter_mut().try_for_each(|one| one.keep(pins, &network))?;
-            let used: Vec<Name> = attached.iter().flat_map(|one| one.names(&network)).collect();
+            let names = attached.iter().flat_map(|one| one.names(&network));
+            let used: Vec<Name> = names.chain(stages).collect();
+            // A packet may be in the programs of before yet, and go on by their arrays.
+            tables.synchronize()?;
             pins.sweep(&network, &used)?;
             let kept: Vec<u32> = attached.iter().map(|one| one.report.index).collect();
             tables.keep_interfaces(&kept)?;

@@ -31,7 +31,6 @@ const GUEST_TESTS: &[&str] = &[
     "torn::a_service_gets_its_own_backends_while_thousands_are_swapped",
     "transfer::tcx_carries_large_segments_with_unfinished_checksums",
     "upgrade::tcx_connections_live_through_upgrades",
-    "upgrade::xdp_connections_live_through_upgrades",
 ];
 
 /// What those tests need of a kernel that has it as modules.
@@ -159,7 +158,7 @@ fn run_in_guest(package: &str, verify: &Path, traffic: &Path, object: &Path) -> 
         ],
         modules: GUEST_MODULES,
         commands: &commands,
-        time_limit: Duration::from_secs(300),
+        time_limit: Duration::from_secs(420),
     }
     .run()?;
     for test in GUEST_TESTS {

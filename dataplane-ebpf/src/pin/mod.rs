@@ -3,6 +3,7 @@
 //! ```text
 //! /sys/fs/bpf/forebay/edge/
 //!     maps/                        every table; complete wherever it is there
+//!     stages_<generation>/         the arrays by which this generation's programs go on with each other
 //!     new/                         tables of somebody who was killed while pinning them: taken away
 //!     xdp_native_<namespace>_<interface>     a link, by the inode of its network namespace and the interface's index
 //!     xdp_generic_… tcx_ingress_… tcx_egress_…
@@ -16,6 +17,7 @@
 mod directory;
 mod maps;
 mod name;
+mod stages;
 
 use std::{
     fs, io,
@@ -192,6 +194,7 @@ impl Pins {
                     let in_use = used.iter().any(|used| used.is_filter_at(place));
                     if in_use { Ok(()) } else { self.remove_qdisc(network, place) }
                 }
+                Name::Stages(generation) => self.remove_stages(generation),
                 Name::Maps | Name::New | Name::Made(_) => Ok(()),
             });
         }

@@ -67,6 +67,8 @@ pub(crate) enum Name {
     },
     /// A clsact qdisc of ours.
     Qdisc(Place),
+    /// The folder of a generation's arrays of programs. After links and filters: it is taken away when nothing leads to it.
+    Stages(u32),
     /// The folder of the tables.
     Maps,
     /// The folder of tables that are not all there.
@@ -93,6 +95,9 @@ impl Name {
             let (namespace, interface) = text.split_once('_')?;
             Some(Place { namespace: namespace.parse().ok()?, interface: interface.parse().ok()? })
         };
+        if let Some(generation) = text.strip_prefix("stages_") {
+            return generation.parse().ok().map(Self::Stages);
+        }
         if let Some(made) = text.strip_prefix("made_") {
             return made.parse().ok().map(Self::Made);
         }
@@ -139,6 +144,7 @@ impl fmt::Display for Name {
             Self::Link(LinkName { hook, place }) => write!(f, "{}_{place}", hook.prefix()),
             Self::Clsact { priority, place } => write!(f, "clsact_{priority}_{place}"),
             Self::Qdisc(place) => write!(f, "qdisc_{place}"),
+            Self::Stages(generation) => write!(f, "stages_{generation}"),
             Self::Maps => f.write_str("maps"),
             Self::New => f.write_str("new"),
             Self::Made(made) => write!(f, "made_{made}"),
@@ -159,6 +165,7 @@ mod tests {
             Name::Clsact { priority: 1, place },
             Name::Clsact { priority: u16::MAX, place },
             Name::Qdisc(place),
+            Name::Stages(4),
             Name::Maps,
             Name::New,
             Name::Made(3),
@@ -190,6 +197,7 @@ mod tests {
             "clsact_65536_1_2",
             "qdisc_1",
             "made_",
+            "stages_xdp",
             "made_-1",
             "services_v4",
         ] {
