@@ -1,10 +1,9 @@
 //! Arrays of programs. The kernel empties one with its last descriptor or pin, whoever runs the programs that use it: so
 //! those of programs that stay attached are pinned, a folder for each generation.
 
-use std::{fs, io};
+use std::{fs, io, os::fd::AsFd as _};
 
 use aya::maps::Map;
-use std::os::fd::AsFd as _;
 
 use super::{Name, Pins};
 use crate::{
@@ -48,10 +47,9 @@ impl Pins {
         let failed = |source| self.failed("read", &folder, source);
         for entry in fs::read_dir(&folder).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
-            match bpf::open(&path) {
-                Ok(Object::Map(_)) => self.unpin(&path)?,
-                // Not ours; the folder stays with it.
-                _ => {}
+            // What is not ours stays, and the folder with it.
+            if let Ok(Object::Map(_)) = bpf::open(&path) {
+                self.unpin(&path)?;
             }
         }
         self.forget(Name::Stages(generation))
