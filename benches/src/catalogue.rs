@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::Result;
-use dataplane_core::model::{Backend, Frontend, Protocol, Service};
+use dataplane_core::model::{Backend, Frontend, Masquerade, Protocol, Service};
 
 /// Backends of a service.
 pub const BACKENDS: u32 = 3;
@@ -77,7 +77,8 @@ pub fn service(number: u32, backends: &[SocketAddrV4]) -> Result<Service> {
     for backend in backends {
         builder = builder.backend(Backend::new((*backend.ip()).into(), backend.port())?);
     }
-    Ok(builder.build()?)
+    // As the baselines: destination NAT alone.
+    Ok(builder.masquerade(Masquerade::Never).build()?)
 }
 
 #[cfg(test)]

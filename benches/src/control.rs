@@ -17,7 +17,13 @@ use dataplane_core::{
 pub fn capacity(services: u32) -> Capacity {
     let services = services.next_power_of_two().max(1 << 10);
     // Three backends and a header of four words fill one line of eight.
-    Capacity { frontends: services, slots: services * 8 + 64, backends: services * 4, conntrack: 1 << 16 }
+    Capacity {
+        frontends: services,
+        slots: services * 8 + 64,
+        backends: services * 4,
+        conntrack: 1 << 16,
+        nat: 8,
+    }
 }
 
 /// A controller that is stepped by hand, and its only source.

@@ -5,7 +5,9 @@
 
 use std::{net::IpAddr, num::NonZeroU16};
 
-use dataplane_core::model::{BackendState, Choice, Locality, MaglevSize, Protocol, ServiceName, Weight};
+use dataplane_core::model::{
+    BackendState, Choice, Locality, MaglevSize, Masquerade, Protocol, ServiceName, Weight,
+};
 use schemars::JsonSchema;
 
 use crate::{errors::Position, schema};
@@ -80,11 +82,16 @@ pub(crate) struct ServiceEntry {
     /// the connection's addresses and ports in a table that is alike on every host with the same backends.
     #[schemars(with = "schema::ChoiceForm", default, extend("default" = "random"))]
     pub(crate) choice: Option<Located<Choice>>,
+    /// Whether connections get an address of this host as their source, so that the backends' replies come back here.
+    /// `auto`, where nothing is said: those to remote backends. `always`: those to local ones too. `never`: none, and
+    /// backends see the clients' addresses; their replies must come back through this host all the same.
+    #[schemars(with = "schema::MasqueradeName", default, extend("default" = "auto"))]
+    pub(crate) masquerade: Option<Masquerade>,
 }
 
 impl ServiceEntry {
-    pub(crate) const FIELDS: [&str; 8] =
-        ["name", "address", "addresses", "port", "protocol", "ports", "backends", "choice"];
+    pub(crate) const FIELDS: [&str; 9] =
+        ["name", "address", "addresses", "port", "protocol", "ports", "backends", "choice", "masquerade"];
 }
 
 /// A choice with its settings. The short form is its name.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use dataplane_core::model::{
-    BackendState, Choice, Locality, MaglevSize, ModelError, Protocol, ServiceName, Weight,
+    BackendState, Choice, Locality, MaglevSize, Masquerade, ModelError, Protocol, ServiceName, Weight,
 };
 
 use crate::{
@@ -43,7 +43,7 @@ const LIST_OF_BACKENDS: &str = "a list of backends, or `[]` for none on purpose"
 
 fn service(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Option<ServiceEntry> {
     let expected = "a service: a mapping with `name`, `address`, `port` and `backends`";
-    let [name, address, addresses, port, protocol, ports, backends, choice] =
+    let [name, address, addresses, port, protocol, ports, backends, choice, masquerade] =
         fields(node, at, &ServiceEntry::FIELDS, expected, context)?;
 
     let excluded = [
@@ -84,6 +84,11 @@ fn service(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Option<S
     let backends = required(backends, node, at, "backends", expected, context)
         .and_then(|node| list(node, at.field("backends"), LIST_OF_BACKENDS, backend, context));
     let choice = optional(choice, |node| located(node, at.field("choice"), choice_of, context));
+    let masquerade = optional(masquerade, |node| {
+        let names =
+            [("auto", Masquerade::Auto), ("always", Masquerade::Always), ("never", Masquerade::Never)];
+        one_of(node, at.field("masquerade"), &names, "`auto`, `always` or `never`", context)
+    });
 
     let entry = ServiceEntry {
         name: name?,
@@ -94,6 +99,7 @@ fn service(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Option<S
         ports: ports?,
         backends: backends?,
         choice: choice?,
+        masquerade: masquerade?,
     };
     consistent.then_some(entry)
 }

@@ -100,6 +100,11 @@ value!(
     { "enum": ["remote", "local"] }
 );
 value!(
+    /// Whose packets get an address of this host as their source.
+    MasqueradeName,
+    { "enum": ["auto", "always", "never"] }
+);
+value!(
     /// How a backend is chosen.
     ChoiceName,
     { "enum": ["random", "maglev"] }

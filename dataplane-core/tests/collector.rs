@@ -7,7 +7,7 @@ use dataplane_core::{
     Controller, NextWake, SourceHandle,
     abi::{FLOW_REPLY, FlowV4, StateWord, TupleV4},
     memory::{MemoryTables, Outcome, SimulatedInterface, Simulator, Target},
-    model::{Backend, Frontend, Protocol, Service},
+    model::{Backend, Frontend, Masquerade, Protocol, Service},
     pipeline::{Hook, Seen, Timeouts, Verdict},
     source::Precedence,
     tables::{Capacity, Store},
@@ -125,7 +125,8 @@ fn backend(address: &str) -> Backend {
 /// A service of UDP at the virtual address.
 fn service(name: &str, port: u16, backends: impl IntoIterator<Item = Backend>) -> Service {
     let frontend = Frontend::new("203.0.113.10".parse().unwrap(), port, Protocol::Udp).unwrap();
-    Service::builder(name).frontend(frontend).backends(backends).build().unwrap()
+    let service = Service::builder(name).frontend(frontend).backends(backends);
+    service.masquerade(Masquerade::Never).build().unwrap()
 }
 
 #[test]
@@ -150,7 +151,8 @@ fn established_tcp_outlives_idle_udp() {
     host.serve("dns", 53, &[ONE]);
     let web = Frontend::new("203.0.113.10".parse().unwrap(), 80, Protocol::Tcp).unwrap();
     let backend = Backend::new("198.51.100.2".parse().unwrap(), 80).unwrap();
-    let web = Service::builder("web").frontend(web).backend(backend).build().unwrap();
+    let web = Service::builder("web").frontend(web).backend(backend);
+    let web = web.masquerade(Masquerade::Never).build().unwrap();
     host.agent.transaction().upsert(web).commit().unwrap();
     host.pass(Duration::ZERO);
     host.ask(1, 53);

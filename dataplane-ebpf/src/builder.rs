@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ops::RangeInclusive,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,15 +15,16 @@ use aya::{
 };
 use dataplane_core::{
     abi::{INTERFACE_PLACES, SLOT_LINE_WORDS, map},
+    model::NatPorts,
     pipeline::Timeouts,
     tables::Capacity,
 };
 
 use crate::{
     EbpfDataplane, Error,
-    dataplane::program_fd,
+    dataplane::{Reserved, program_fd},
     lock::RUN_DIRECTORY,
-    net::{LinkState, Network},
+    net::{LinkState, Network, ReserveError},
     object::{self, COLLECT_V4, COLLECT_V6, DETERMINISTIC, MAPS, PROGRAMS, STAGES, StagePlace},
     pin::{PinDir, PinnedMaps, Pins},
     probe::Features,
@@ -37,6 +39,7 @@ use crate::{
 pub struct Builder {
     pub(crate) capacity: Capacity,
     pub(crate) timeouts: Timeouts,
+    pub(crate) nat_ports: NatPorts,
     pub(crate) uplinks: Vec<Uplink>,
     pub(crate) run_directory: Option<PathBuf>,
     pub(crate) pins: Option<PinDir>,
@@ -78,6 +81,14 @@ impl Builder {
         self
     }
 
+    /// The ports that source NAT gives out, on each address that it uses: 49152 to 65535 unless set. They are added to
+    /// `net.ipv4.ip_local_reserved_ports`, so that the kernel gives none of them to sockets of this host, until the dataplane is
+    /// detached.
+    pub fn nat_ports(mut self, ports: NatPorts) -> Self {
+        self.nat_ports = ports;
+        self
+    }
+
     /// Adds an interface to work on.
     pub fn uplink(mut self, uplink: Uplink) -> Self {
         self.uplinks.push(uplink);
@@ -102,7 +113,7 @@ impl Builder {
     /// # Errors
     /// [`Error::NoPrivilege`], [`Error::NoBpf`], [`Error::NoBtf`], [`Error::MissingFeature`]: this process or kernel
     /// can't; [`Error::CapacityZero`], [`Error::CapacityTooSmall`], [`Error::Map`]: tables of this size can't be made; [`Error::InterfaceMissing`],
-    /// [`Error::InterfaceTwice`], [`Error::InterfaceNotEthernet`], [`Error::InterfaceSlotTaken`]: these are no uplinks;
+    /// [`Error::NatPortsTaken`], [`Error::InterfaceTwice`], [`Error::InterfaceNotEthernet`], [`Error::InterfaceSlotTaken`]: these are no uplinks;
     /// [`Error::XdpTaken`], [`Error::FilterTaken`]: another's program is there; [`Error::Lock`],
     /// [`Error::UntrustedLock`]: a place on clsact or the pin directory can't be locked; [`Error::PinsHeld`],
     /// [`Error::UntrustedPins`], [`Error::PinDirectory`]: the pin directory can't be used; [`Error::Pin`]: what is pinned
@@ -161,8 +172,41 @@ impl Builder {
         }
         let lock = parts.pins.as_ref().map(|pins| pins.lock());
         let tables = KernelTables::new(maps, looks.map(bpf::Program::new), batch, lock)?;
-        tables.configure(&self.timeouts)?;
-        EbpfDataplane::attach(parts, ebpf, Arc::new(tables), pinned.is_some())
+        tables.configure(&self.timeouts, self.nat_ports)?;
+        let reserved = self.reserve_ports(&parts)?;
+        EbpfDataplane::attach(parts, ebpf, Arc::new(tables), pinned.is_some(), reserved)
+    }
+
+    /// Keeps the host's sockets off the ports of source NAT, where there is an uplink for it.
+    fn reserve_ports(&self, parts: &Parts<'_>) -> Result<Reserved, Error> {
+        let Parts { network, uplinks, pins, .. } = parts;
+        if uplinks.is_empty() {
+            return Ok(Reserved::Ports(Vec::new()));
+        }
+        let range = self.nat_ports.range();
+        if let Some(pins) = pins {
+            // Those of an earlier run that had others.
+            pins.release_ports(network, |ports| !is_within(ports, &range))?;
+        }
+        let ours = match network.unreserved_ports(&range) {
+            Ok(ours) => ours,
+            Err(ReserveError::System(error)) => return Ok(Reserved::not(&error)),
+            Err(ReserveError::NoneLeft { local }) => {
+                return Err(Error::NatPortsTaken {
+                    first: *range.start(),
+                    last: *range.end(),
+                    local_first: *local.start(),
+                    local_last: *local.end(),
+                });
+            }
+        };
+        if let Some(pins) = pins {
+            pins.note_ports(network, &ours)?;
+        }
+        match network.reserve_ports(&ours) {
+            Ok(()) => Ok(Reserved::Ports(ours)),
+            Err(error) => Ok(Reserved::not(&error)),
+        }
     }
 
     /// Finds the uplinks, and refuses those that can't be together.
@@ -229,6 +273,10 @@ pub(crate) struct Parts<'a> {
     pub uplinks: Vec<(Uplink, LinkState)>,
     pub run_directory: &'a Path,
     pub pins: Option<Arc<Pins>>,
+}
+
+fn is_within(inner: &RangeInclusive<u16>, outer: &RangeInclusive<u16>) -> bool {
+    outer.contains(inner.start()) && outer.contains(inner.end())
 }
 
 fn check_capacity(capacity: &Capacity) -> Result<(), Error> {

@@ -1,6 +1,8 @@
 //! A dataplane that is open.
 
 use std::{
+    io,
+    ops::RangeInclusive,
     os::fd::{AsFd, BorrowedFd},
     path::Path,
     sync::Arc,
@@ -8,7 +10,7 @@ use std::{
 
 use aya::programs::Program;
 use dataplane_core::{
-    abi::{INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry},
+    abi::{INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry, MasqueradeEntry},
     tables::Store as _,
 };
 use parking_lot::Mutex;
@@ -22,6 +24,7 @@ use crate::{
     pin::{Name, Pins},
     probe::{Features, Warning, check_interface},
     tables::KernelTables,
+    uplink::Uplink,
 };
 
 /// A dataplane in the kernel: programs on interfaces, and their tables.
@@ -40,6 +43,7 @@ use crate::{
 pub struct EbpfDataplane {
     attached: Mutex<Vec<Attached>>,
     warnings: Mutex<Vec<Warning>>,
+    reserved: Reserved,
     tables: Arc<KernelTables>,
     network: Arc<Network>,
     features: Features,
@@ -48,6 +52,21 @@ pub struct EbpfDataplane {
     pins: Option<Arc<Pins>>,
     adopted: bool,
     pub(crate) ebpf: aya::Ebpf,
+}
+
+/// Whether the host's sockets keep off the ports of source NAT.
+#[derive(Debug)]
+pub(crate) enum Reserved {
+    /// They do; of these by our doing.
+    Ports(Vec<RangeInclusive<u16>>),
+    /// They may get them.
+    Not(Warning),
+}
+
+impl Reserved {
+    pub(crate) fn not(error: &io::Error) -> Self {
+        Self::Not(Warning::PortsNotReserved { reason: error.to_string() })
+    }
 }
 
 /// A loaded program.
@@ -85,6 +104,7 @@ impl EbpfDataplane {
         ebpf: aya::Ebpf,
         tables: Arc<KernelTables>,
         adopted: bool,
+        reserved: Reserved,
     ) -> Result<Self, Error> {
         let Parts { network, features, uplinks, run_directory, pins } = parts;
         let mut attached = Vec::new();
@@ -96,6 +116,7 @@ impl EbpfDataplane {
             let means = Means { network: &network, programs, tcx: features.tcx, run_directory, pins };
             for (uplink, link) in &uplinks {
                 // A program must find its interface from its first packet on.
+                tables.set_masquerade(&masquerade(uplink, &network, link.index))?;
                 tables.set_interface(&entry(link, uplink.zone, 0))?;
                 attached.push(Attached::new(means, uplink, link)?);
             }
@@ -120,6 +141,7 @@ impl EbpfDataplane {
         let plane = Self {
             attached: Mutex::new(attached),
             warnings: Mutex::default(),
+            reserved,
             tables,
             network,
             features,
@@ -210,6 +232,9 @@ impl EbpfDataplane {
     pub fn refresh(&self) -> Result<(), Error> {
         let mut attached = self.attached.lock();
         let mut warnings = self.features.warnings();
+        if let Reserved::Not(warning) = &self.reserved {
+            warnings.push(warning.clone());
+        }
         let mut outcome = Ok(());
         let native = attached.iter().any(|one| one.report.xdp == XdpAttachment::Native);
         for one in attached.iter_mut() {
@@ -243,6 +268,7 @@ impl EbpfDataplane {
         report.xdp_tx = can_transmit(&self.network, &link, &report.xdp);
         let redirect = if report.xdp_redirect { INTERFACE_XDP_REDIRECT } else { 0 };
         let flags = redirect | if report.xdp_tx { INTERFACE_XDP_TX } else { 0 };
+        self.tables.set_masquerade(&masquerade(&attached.uplink, &self.network, index))?;
         self.tables.set_interface(&entry(&link, report.zone, flags))?;
         warnings.extend(check_interface(&self.network, &link, runs));
         // Our programs are always at tc, too.
@@ -291,6 +317,12 @@ impl EbpfDataplane {
             outcome = outcome.and(attached.detach());
             outcome = outcome.and(self.tables.clear_interface(index).map_err(Error::from));
         }
+        if let Reserved::Ports(ports) = &self.reserved {
+            outcome = outcome.and(self.network.release_ports(ports).map_err(|source| Error::Netlink {
+                operation: "give the ports of source NAT back".into(),
+                source,
+            }));
+        }
         outcome
     }
 }
@@ -323,6 +355,16 @@ pub(crate) fn program_fd<'a>(ebpf: &'a aya::Ebpf, name: &'static str) -> Result<
 
 fn entry(link: &LinkState, zone: u16, flags: u16) -> InterfaceEntry {
     InterfaceEntry { index: link.index, zone, flags, mac: link.mac.unwrap_or_default(), reserved: 0 }
+}
+
+/// The addresses that flows get which leave through an uplink.
+fn masquerade(uplink: &Uplink, network: &Network, index: u32) -> MasqueradeEntry {
+    let (v4, v6) = network.primary_addresses(index);
+    MasqueradeEntry {
+        index,
+        v4: uplink.masquerade_v4.or(v4).map(Into::into).unwrap_or_default(),
+        v6: uplink.masquerade_v6.or(v6).map(Into::into).unwrap_or_default(),
+    }
 }
 
 /// Whether an interface takes frames that XDP sends there from another one. `native`: whether XDP runs in any uplink's

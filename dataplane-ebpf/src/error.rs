@@ -169,6 +169,23 @@ pub enum Error {
         other_index: u32,
     },
 
+    /// The host could give its own sockets no port any more.
+    #[error(
+        "source NAT is to have ports {first} to {last}, and the host gives its own sockets none but {local_first} to \
+         {local_last}, which would all be reserved: name fewer by Builder::nat_ports, or widen \
+         net.ipv4.ip_local_port_range"
+    )]
+    NatPortsTaken {
+        /// The first port of source NAT.
+        first: u16,
+        /// The last one.
+        last: u16,
+        /// The first port that the host gives out.
+        local_first: u16,
+        /// The last one.
+        local_last: u16,
+    },
+
     /// Another's XDP program is on the interface.
     #[error(
         "interface {interface} has an XDP program already ({}): detach it, or use XdpMode::Auto or XdpMode::Off",

@@ -14,8 +14,8 @@ use aya_obj::{
 use dataplane_core::{
     abi::{
         BackendV4, BackendV6, COLLECTOR_WORDS, CONFIG_WORDS, COUNTERS, FlowV4, FlowV6, INTERFACE_PLACES,
-        InterfaceEntry, SUSPECTS, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, SuspectV4,
-        SuspectV6, TEST_INPUT_WORDS, TupleV4, TupleV6, map,
+        InterfaceEntry, MasqueradeEntry, SUSPECTS, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef,
+        SuspectV4, SuspectV6, TEST_INPUT_WORDS, TupleV4, TupleV6, map,
     },
     pipeline::{Hook, Stage},
     tables::Capacity,
@@ -49,9 +49,29 @@ pub(crate) const XDP_V6: &str = "forebay_xdp_v6";
 pub(crate) const INGRESS_V6: &str = "forebay_ingress_v6";
 /// IPv6 at tc, packets that go out.
 pub(crate) const EGRESS_V6: &str = "forebay_egress_v6";
+/// Masqueraded IPv4 connections at XDP.
+pub(crate) const XDP_NAT_V4: &str = "forebay_xdp_nat_v4";
+/// Masqueraded IPv6 connections at XDP.
+pub(crate) const XDP_NAT_V6: &str = "forebay_xdp_nat_v6";
+/// Masqueraded IPv4 connections at tc.
+pub(crate) const INGRESS_NAT_V4: &str = "forebay_in_nat_v4";
+/// Masqueraded IPv6 connections at tc.
+pub(crate) const INGRESS_NAT_V6: &str = "forebay_in_nat_v6";
 /// Every program that is loaded.
-pub(crate) const PROGRAMS: [&str; 8] =
-    [XDP, XDP_V6, INGRESS, INGRESS_V6, EGRESS, EGRESS_V6, COLLECT_V4, COLLECT_V6];
+pub(crate) const PROGRAMS: [&str; 12] = [
+    XDP,
+    XDP_V6,
+    XDP_NAT_V4,
+    XDP_NAT_V6,
+    INGRESS,
+    INGRESS_V6,
+    INGRESS_NAT_V4,
+    INGRESS_NAT_V6,
+    EGRESS,
+    EGRESS_V6,
+    COLLECT_V4,
+    COLLECT_V6,
+];
 
 /// A program that another one goes on with by a tail call, and its place. The kernel empties an array of programs with its
 /// last descriptor or pin, whoever is attached.
@@ -72,6 +92,21 @@ pub(crate) struct StagePlace {
 pub(crate) const STAGES: &[StagePlace] = &[
     StagePlace { hook: Hook::Xdp, array: "stages_xdp", stage: Stage::V6, program: XDP_V6 },
     StagePlace { hook: Hook::Ingress, array: "stages_ingress", stage: Stage::V6, program: INGRESS_V6 },
+    StagePlace { hook: Hook::Xdp, array: "stages_xdp", stage: Stage::MasqueradeV4, program: XDP_NAT_V4 },
+    StagePlace { hook: Hook::Xdp, array: "stages_xdp", stage: Stage::MasqueradeV6, program: XDP_NAT_V6 },
+    StagePlace {
+        hook: Hook::Ingress,
+        array: "stages_ingress",
+        stage: Stage::MasqueradeV4,
+        program: INGRESS_NAT_V4,
+    },
+    StagePlace {
+        hook: Hook::Ingress,
+        array: "stages_ingress",
+        stage: Stage::MasqueradeV6,
+        program: INGRESS_NAT_V6,
+    },
+    // What goes out opens nothing.
     StagePlace { hook: Hook::Egress, array: "stages_egress", stage: Stage::V6, program: EGRESS_V6 },
 ];
 
@@ -150,6 +185,8 @@ pub(crate) const MAPS: &[MapSpec] = &[
     spec!(hash BPF_MAP_TYPE_HASH, SERVICES_V6, ServiceKeyV6 => ServiceRef, |c| c.frontends),
     spec!(hash BPF_MAP_TYPE_LRU_HASH, CONNTRACK_V4, TupleV4 => FlowV4, |c| c.conntrack),
     spec!(hash BPF_MAP_TYPE_LRU_HASH, CONNTRACK_V6, TupleV6 => FlowV6, |c| c.conntrack),
+    spec!(hash BPF_MAP_TYPE_HASH, NAT_V4, TupleV4 => FlowV4, |c| c.nat),
+    spec!(hash BPF_MAP_TYPE_HASH, NAT_V6, TupleV6 => FlowV6, |c| c.nat),
     // Both families' frontends have their words and counters in one array each.
     spec!(mapped SERVICE_WORDS, u64, |c| c.frontends.saturating_mul(2)),
     spec!(mapped SLOTS, u64, |c| c.slots),
@@ -157,6 +194,7 @@ pub(crate) const MAPS: &[MapSpec] = &[
     spec!(mapped BACKENDS_V6, BackendV6, |c| c.backends),
     spec!(mapped CONFIG, u64, |_| CONFIG_WORDS),
     spec!(mapped INTERFACES, InterfaceEntry, |_| INTERFACE_PLACES),
+    spec!(mapped MASQUERADE, MasqueradeEntry, |_| INTERFACE_PLACES),
     spec!(mapped SUSPECTS_V4, SuspectV4, |_| SUSPECTS),
     spec!(mapped SUSPECTS_V6, SuspectV6, |_| SUSPECTS),
     spec!(mapped COLLECTOR, u64, |_| COLLECTOR_WORDS),
@@ -168,8 +206,9 @@ pub(crate) const MAPS: &[MapSpec] = &[
 /// The section that each program must stand in.
 fn has_section(program: &str, section: &ProgramSection) -> bool {
     match program {
-        XDP | XDP_V6 => matches!(section, ProgramSection::Xdp { frags: true, .. }),
-        INGRESS | INGRESS_V6 | EGRESS | EGRESS_V6 | COLLECT_V4 | COLLECT_V6 => {
+        XDP | XDP_V6 | XDP_NAT_V4 | XDP_NAT_V6 => matches!(section, ProgramSection::Xdp { frags: true, .. }),
+        INGRESS | INGRESS_V6 | INGRESS_NAT_V4 | INGRESS_NAT_V6 | EGRESS | EGRESS_V6 | COLLECT_V4
+        | COLLECT_V6 => {
             matches!(section, ProgramSection::SchedClassifier)
         }
         _ => false,

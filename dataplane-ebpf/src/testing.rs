@@ -122,6 +122,14 @@ impl TestDataplane {
         self.plane.tables().set_interface(entry)
     }
 
+    /// Tells the programs of the addresses that flows get which leave through an interface.
+    ///
+    /// # Errors
+    /// [`TableError`] where there is no place for it.
+    pub fn set_masquerade(&self, entry: &dataplane_core::abi::MasqueradeEntry) -> Result<(), TableError> {
+        self.plane.tables().set_masquerade(entry)
+    }
+
     /// Takes the later stages of a hook out of their places.
     ///
     /// # Errors

@@ -1,6 +1,9 @@
 //! What an embedder says of an interface.
 
-use std::fmt;
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 /// An interface that the dataplane works on, and how.
 ///
@@ -17,6 +20,8 @@ pub struct Uplink {
     pub(crate) tc: TcMode,
     pub(crate) order: Order,
     pub(crate) zone: u16,
+    pub(crate) masquerade_v4: Option<Ipv4Addr>,
+    pub(crate) masquerade_v6: Option<Ipv6Addr>,
 }
 
 impl Uplink {
@@ -28,6 +33,8 @@ impl Uplink {
             tc: TcMode::default(),
             order: Order::default(),
             zone: 0,
+            masquerade_v4: None,
+            masquerade_v6: None,
         }
     }
 
@@ -57,6 +64,19 @@ impl Uplink {
     #[must_use]
     pub fn zone(mut self, zone: u16) -> Self {
         self.zone = zone;
+        self
+    }
+
+    /// The address that flows to backends behind this interface get as their source, one for each family. Unless set it is
+    /// the interface's own, the first that is neither secondary nor deprecated; it is looked up by
+    /// [`open`](crate::Builder::open) and each [`refresh`](crate::EbpfDataplane::refresh). Packets to it must come in by this interface
+    /// or another uplink of the same zone.
+    #[must_use]
+    pub fn masquerade_as(mut self, address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => self.masquerade_v4 = Some(v4),
+            IpAddr::V6(v6) => self.masquerade_v6 = Some(v6),
+        }
         self
     }
 

@@ -14,7 +14,7 @@ use common::Host;
 use dataplane_core::{
     Controller, SourceHandle,
     abi::{InterfaceEntry, TestInput},
-    model::{Backend, Choice, Frontend, MaglevSize, Protocol, Service, Weight},
+    model::{Backend, Choice, Frontend, MaglevSize, Masquerade, Protocol, Service, Weight},
     pipeline::{Hook, Verdict},
     source::Precedence,
     state::{Phase, RemovalGuard},
@@ -47,7 +47,7 @@ struct Balancer {
 impl Balancer {
     fn new(name: &str, seed: u64) -> Self {
         let host = Host::new(name);
-        let capacity = Capacity { frontends: 64, slots: 1 << 14, backends: 64, conntrack: 1 << 15 };
+        let capacity = Capacity { frontends: 64, slots: 1 << 14, backends: 64, conntrack: 1 << 15, nat: 8 };
         let builder = EbpfDataplane::builder().unpinned().capacity(capacity);
         let plane = host.host.run(|| TestDataplane::open(builder)).unwrap();
         let (mac, index) = (host.uplink.mac().unwrap(), host.uplink.index());
@@ -120,6 +120,7 @@ fn service(name: &str, front: &str, choice: Choice, backends: impl IntoIterator<
         .frontends([Protocol::Tcp, Protocol::Udp].map(frontend))
         .backends(backends.into_iter().map(|n| backend(n, front.is_ipv6())))
         .choice(choice)
+        .masquerade(Masquerade::Never)
         .build()
         .unwrap()
 }

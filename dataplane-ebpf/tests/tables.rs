@@ -300,7 +300,7 @@ fn counters_are_sums_over_cpus() {
 
     let mut verdicts: PerCpuArray<_, u64> = view(tables.map_fd(map::COUNTERS)).try_into().unwrap();
     let drop = Verdict::Drop(DropReason::NoBackend);
-    verdicts.set(counter_index(Hook::Egress, drop), values(100).unwrap(), 0).unwrap();
+    verdicts.set(counter_index(Hook::Egress, drop.into()), values(100).unwrap(), 0).unwrap();
     assert_eq!(counters.verdict(Hook::Egress, drop), Ok(sum(100)));
     assert_eq!(counters.verdict(Hook::Ingress, drop), Ok(0));
     assert_eq!(counters.verdict(Hook::Egress, Verdict::Pass(PassReason::NotIp)), Ok(0));

@@ -27,6 +27,8 @@ pub struct FaultyStore {
     conntrack_v6: FaultyHash<TupleV6, FlowV6>,
     flows_v4: FaultyFlows<TupleV4, FlowV4>,
     flows_v6: FaultyFlows<TupleV6, FlowV6>,
+    reservations_v4: FaultyFlows<TupleV4, FlowV4>,
+    reservations_v6: FaultyFlows<TupleV6, FlowV6>,
     service_words: FaultyWords,
     slots: FaultyWords,
     backends_v4: FaultyWords,
@@ -70,6 +72,18 @@ impl FaultyStore {
                 inner: inner.clone(),
                 select: |store| store.flows_v6(),
                 name: map::CONNTRACK_V6,
+                faults: faults.clone(),
+            },
+            reservations_v4: FaultyFlows {
+                inner: inner.clone(),
+                select: |store| store.reservations_v4(),
+                name: map::NAT_V4,
+                faults: faults.clone(),
+            },
+            reservations_v6: FaultyFlows {
+                inner: inner.clone(),
+                select: |store| store.reservations_v6(),
+                name: map::NAT_V6,
                 faults: faults.clone(),
             },
             service_words: words(|store| store.service_words()),
@@ -402,8 +416,10 @@ impl Store for FaultyStore {
             conntrack_v6: &self.conntrack_v6,
             flows_v4: &self.flows_v4,
             flows_v6: &self.flows_v6,
+            reservations_v4: &self.reservations_v4,
+            reservations_v6: &self.reservations_v6,
             counters: &self.counters,
-            claim: self.inner.tables().claim,
+            ..self.inner.tables()
         }
     }
 

@@ -28,11 +28,13 @@ pub struct Filler {
     next_frontend: u32,
     next_line: u32,
     next_backend: u32,
+    /// What the headers of lists say of how flows are treated: `LIST_*`.
+    pub list_flags: u16,
 }
 
 impl Default for Filler {
     fn default() -> Self {
-        Self { next_frontend: 0, next_line: 1, next_backend: 0 }
+        Self { next_frontend: 0, next_line: 1, next_backend: 0, list_flags: 0 }
     }
 }
 
@@ -132,7 +134,7 @@ impl Filler {
         backends: &[BackendRef],
     ) -> Result<(), TableError> {
         let entries = u32::try_from(backends.len()).unwrap_or(u32::MAX);
-        let mut words = vec![SlotHeader::new(entries, 0).0, 0, 0, 0];
+        let mut words = vec![SlotHeader::new(entries, 0, self.list_flags).0, 0, 0, 0];
         words.extend(backends.iter().map(|backend| backend.0));
         self.point_to_words(store, service, &words)
     }
@@ -151,8 +153,8 @@ impl Filler {
         seed: u64,
     ) -> Result<(), TableError> {
         let entries = u32::try_from(backends.len()).unwrap_or(u32::MAX);
-        let places = u32::try_from(table.len()).unwrap_or(u32::MAX);
-        let mut words = vec![SlotHeader::new(entries, places).0, 0, 0, 0];
+        let places = u16::try_from(table.len()).unwrap_or(u16::MAX);
+        let mut words = vec![SlotHeader::new(entries, places, self.list_flags).0, 0, 0, 0];
         words[SLOT_SEED_WORD as usize] = seed;
         words.extend(backends.iter().map(|backend| backend.0));
         // Written out, and not by what the tables are packed with: this is what that is held to.

@@ -13,7 +13,10 @@ use dataplane_core::{
     Controller, SourceHandle,
     abi::{BackendV4, BackendV6},
     memory::MemoryTables,
-    model::{Backend, BackendState, Choice, Frontend, MaglevSize, Protocol, Service, ServiceName, Weight},
+    model::{
+        Backend, BackendState, Choice, Frontend, MaglevSize, Masquerade, Protocol, Service, ServiceName,
+        Weight,
+    },
     reconcile::{NextWake, Usage},
     source::Precedence,
     state::{Phase, RemovalGuard},
@@ -49,6 +52,7 @@ struct Wish {
     backends: BTreeMap<u8, (u16, bool)>,
     /// The size of its Maglev table, if it has one.
     maglev: Option<u32>,
+    masqueraded: bool,
 }
 
 /// Sizes of Maglev tables: not smaller than there are backends in a wish, and so small that shares are coarse.
@@ -69,8 +73,9 @@ impl Wish {
         });
         let choice =
             self.maglev.map_or(Choice::Random, |size| Choice::Maglev(MaglevSize::new(size).unwrap()));
+        let masquerade = if self.masqueraded { Masquerade::Auto } else { Masquerade::Never };
         let service = Service::builder(&format!("s{}", self.name)).frontends(frontends).backends(backends);
-        service.choice(choice).build().unwrap()
+        service.choice(choice).masquerade(masquerade).build().unwrap()
     }
 }
 
@@ -138,13 +143,15 @@ fn wish() -> impl Strategy<Value = Wish> {
         prop::collection::btree_set(0u8..6, 1..4),
         prop::collection::btree_map(0u8..8, (0u16..5, prop::bool::weighted(0.2)), 0..6),
         prop::option::weighted(0.4, prop::sample::select(&SIZES[..])),
+        any::<bool>(),
     )
-        .prop_map(|(name, six, frontends, backends, maglev)| Wish {
+        .prop_map(|(name, six, frontends, backends, maglev, masqueraded)| Wish {
             name,
             six,
             frontends,
             backends,
             maglev,
+            masqueraded,
         })
 }
 
@@ -500,10 +507,10 @@ fn cases(default: u32) -> ProptestConfig {
     ProptestConfig { cases, max_shrink_iters: 4096, ..ProptestConfig::default() }
 }
 
-const ROOM: Capacity = Capacity { frontends: 32, slots: 4096, backends: 40, conntrack: 8 };
+const ROOM: Capacity = Capacity { frontends: 32, slots: 4096, backends: 40, conntrack: 8, nat: 8 };
 
 /// Too little for all that may be wanted.
-const NARROW: Capacity = Capacity { frontends: 5, slots: 48, backends: 6, conntrack: 8 };
+const NARROW: Capacity = Capacity { frontends: 5, slots: 48, backends: 6, conntrack: 8, nat: 8 };
 
 proptest! {
     #![proptest_config(cases(160))]

@@ -435,7 +435,7 @@ fn broken_tables_are_mended() {
             Box::new(|t| {
                 insert(t, row(9, 50).key(), row(9, 50).reference());
                 word(t, 50, row(9, 50).word(40));
-                t.slots().store(320, &[SlotHeader::new(u32::MAX - 4, 0).0]).unwrap();
+                t.slots().store(320, &[SlotHeader::new(u32::MAX - 4, 0, 0).0]).unwrap();
             }),
         ),
         (
@@ -443,7 +443,7 @@ fn broken_tables_are_mended() {
             Box::new(|t| {
                 insert(t, row(9, 50).key(), row(9, 50).reference());
                 word(t, 50, row(9, 50).word(40));
-                t.slots().store(320, &[SlotHeader::new(0, u32::MAX).0]).unwrap();
+                t.slots().store(320, &[SlotHeader::new(0, u16::MAX, 0).0]).unwrap();
             }),
         ),
         (
@@ -451,7 +451,7 @@ fn broken_tables_are_mended() {
             Box::new(|t| {
                 insert(t, row(9, 50).key(), row(9, 50).reference());
                 word(t, 50, row(9, 50).word(2));
-                t.slots().store(16, &[SlotHeader::new(1, 0).0]).unwrap();
+                t.slots().store(16, &[SlotHeader::new(1, 0, 0).0]).unwrap();
             }),
         ),
         (
@@ -466,7 +466,7 @@ fn broken_tables_are_mended() {
                     BackendRef(0),
                 ];
                 let words = entries.map(|entry| entry.0);
-                t.slots().store(320, &[&[SlotHeader::new(4, 0).0, 0, 0, 0][..], &words].concat()).unwrap();
+                t.slots().store(320, &[&[SlotHeader::new(4, 0, 0).0, 0, 0, 0][..], &words].concat()).unwrap();
             }),
         ),
         (

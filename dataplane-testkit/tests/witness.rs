@@ -55,7 +55,7 @@ impl World {
 
     /// Writes a list of one entry.
     fn write_list(&self, line: u32, entry: BackendRef) {
-        let words = [SlotHeader::new(1, 0).0, 0, 0, 0, entry.0];
+        let words = [SlotHeader::new(1, 0, 0).0, 0, 0, 0, entry.0];
         self.witness.slots().store(line * SLOT_LINE_WORDS, &words).unwrap();
     }
 

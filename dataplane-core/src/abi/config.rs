@@ -20,6 +20,8 @@ pub enum Setting {
     Udp = 4,
     /// How long a UDP flow with traffic both ways is kept without a packet, in ticks.
     UdpStream = 5,
+    /// The ports that source NAT gives out: the first in the lower 16 bits, how many in the bits above. 0: none.
+    NatPorts = 6,
 }
 
 /// How many words the inputs for tests have.

@@ -2,15 +2,15 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::pipeline::{Hook, Verdict};
+use crate::pipeline::{Hook, VerdictNumber};
 
 /// How many counters there are: 64 for each of 4 hooks.
 pub const COUNTERS: u32 = 256;
 
 /// Where the packets are counted that had this verdict at this hook.
 #[inline(always)]
-pub const fn counter_index(hook: Hook, verdict: Verdict) -> u32 {
-    ((hook as u32) << 6) | (verdict.number() as u32 & 63)
+pub const fn counter_index(hook: Hook, verdict: VerdictNumber) -> u32 {
+    ((hook as u32) << 6) | (verdict.get() as u32 & 63)
 }
 
 /// What went through one frontend, on one CPU. A packet that XDP leaves to tcx is counted there.

@@ -9,6 +9,8 @@ use crate::wire::{Be16, Ipv4Address, Ipv6Address};
 pub const FLOW_REPLY: u16 = 1;
 /// Flag of a flow: its backend is on this host.
 pub const FLOW_LOCAL: u16 = 2;
+/// Flag of a flow: its source is translated too. The entry of the replies stands in the table of reservations.
+pub const FLOW_MASQUERADED: u16 = 4;
 
 word_of_two! {
     /// A flow's life, changed by compare-and-swap. It carries the key's tag, so that a swap can't hit an entry that
@@ -20,7 +22,7 @@ word_of_two! {
 
 macro_rules! flow_types {
     ($family:literal, $address:ty, $tuple:ident, $flow:ident) => {
-        #[doc = concat!("Key of the ", $family, " conntrack table: a tuple as this hook sees it.")]
+        #[doc = concat!("Key of the ", $family, " conntrack table and of the reservations: a tuple as this hook sees it.")]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
         #[repr(C)]
         pub struct $tuple {
@@ -42,7 +44,7 @@ macro_rules! flow_types {
             pub reserved: u8,
         }
 
-        #[doc = concat!("Value of the ", $family, " conntrack table: what to do with the packets of one direction.")]
+        #[doc = concat!("Value of the ", $family, " conntrack table and of the reservations: what to do with the packets of one direction.")]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
         #[repr(C)]
         pub struct $flow {
@@ -68,15 +70,15 @@ macro_rules! flow_types {
             pub last_seen: u32,
             /// The endpoint's policy revision that the verdict was made under; 0 while there is no policy.
             pub revision: u32,
-            /// [`FLOW_REPLY`] and [`FLOW_LOCAL`].
+            /// [`FLOW_REPLY`], [`FLOW_LOCAL`] and [`FLOW_MASQUERADED`].
             pub flags: u16,
             /// 0.
             pub reserved: u16,
             /// The key's tag once more. A reader that copied the value checks both: the kernel fills a recycled
             /// element in one direction or the other, so one of them changes before what lies between.
             pub tail_tag: u32,
-            /// 0.
-            pub reserved_too: u32,
+            /// Which of the flows of this tuple this is: the same number as in the state.
+            pub incarnation: u32,
         }
     };
 }

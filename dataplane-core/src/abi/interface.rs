@@ -2,6 +2,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::wire::{Ipv4Address, Ipv6Address};
+
 /// How many places there are for interfaces. A power of two, so that the place is found without a division.
 pub const INTERFACE_PLACES: u32 = 4096;
 
@@ -28,4 +30,17 @@ pub struct InterfaceEntry {
     pub reserved: u16,
 }
 
-const _: () = assert!(size_of::<InterfaceEntry>() == 16);
+/// The addresses that flows get as their source which leave through an interface. It stands at the interface's index
+/// modulo [`INTERFACE_PLACES`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(8))]
+pub struct MasqueradeEntry {
+    /// The interface's index; 0: the place is free.
+    pub index: u32,
+    /// The IPv4 address; 0.0.0.0: none.
+    pub v4: Ipv4Address,
+    /// The IPv6 address; `::`: none.
+    pub v6: Ipv6Address,
+}
+
+const _: () = assert!(size_of::<InterfaceEntry>() == 16 && size_of::<MasqueradeEntry>() == 24);

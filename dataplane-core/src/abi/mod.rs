@@ -22,11 +22,13 @@ mod suspect;
 pub use backend::{BACKEND_DRAINING, BACKEND_LOCAL, BackendRef, BackendV4, BackendV6};
 pub use config::{CONFIG_WORDS, Setting, TEST_INPUT_WORDS, TestInput};
 pub use counters::{COUNTERS, ServiceCounters, counter_index};
-pub use flow::{FLOW_LOCAL, FLOW_REPLY, FlowV4, FlowV6, StateWord, TupleV4, TupleV6};
-pub use interface::{INTERFACE_PLACES, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry};
+pub use flow::{FLOW_LOCAL, FLOW_MASQUERADED, FLOW_REPLY, FlowV4, FlowV6, StateWord, TupleV4, TupleV6};
+pub use interface::{
+    INTERFACE_PLACES, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry, MasqueradeEntry,
+};
 pub use service::{
-    SLOT_HEADER_WORDS, SLOT_LINE_WORDS, SLOT_SEED_WORD, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord,
-    SlotHeader,
+    LIST_MASQUERADE, LIST_MASQUERADE_LOCAL, SLOT_HEADER_WORDS, SLOT_LINE_WORDS, SLOT_SEED_WORD, ServiceKeyV4,
+    ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
 };
 pub use suspect::{COLLECTOR_WORDS, CollectorWord, SUSPECTS, SuspectV4, SuspectV6};
 
@@ -51,6 +53,14 @@ pub mod map {
     pub const CONNTRACK_V4: &str = "conntrack_v4";
     /// [`TupleV6`](super::TupleV6) to [`FlowV6`](super::FlowV6), an LRU hash.
     pub const CONNTRACK_V6: &str = "conntrack_v6";
+    /// The replies of flows whose source is translated, [`TupleV4`](super::TupleV4) to [`FlowV4`](super::FlowV4), a hash:
+    /// each entry reserves a port.
+    pub const NAT_V4: &str = "nat_v4";
+    /// As [`NAT_V4`], [`TupleV6`](super::TupleV6) to [`FlowV6`](super::FlowV6).
+    pub const NAT_V6: &str = "nat_v6";
+    /// [`MasqueradeEntry`](super::MasqueradeEntry) by interface index modulo [`INTERFACE_PLACES`](super::INTERFACE_PLACES), a
+    /// memory-mapped array.
+    pub const MASQUERADE: &str = "masquerade";
     /// One word for each [`Setting`](super::Setting), a memory-mapped array.
     pub const CONFIG: &str = "config";
     /// [`InterfaceEntry`](super::InterfaceEntry) by interface index modulo [`INTERFACE_PLACES`](super::INTERFACE_PLACES), a memory-mapped array.

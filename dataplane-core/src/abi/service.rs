@@ -113,18 +113,58 @@ pub const SLOT_HEADER_WORDS: u32 = 4;
 /// It belongs to the list, so that it changes together with the table.
 pub const SLOT_SEED_WORD: u32 = 1;
 
-word_of_two! {
-    /// First word of a list in the slot table. Behind the header stand [`BackendRef`](super::BackendRef)s: without a
-    /// Maglev table one for each unit of weight, with one each backend once and behind them the table. A list never
-    /// changes while a packet may read it.
-    ///
-    /// The table is packed: each place is a 16-bit index of an entry, four to a word, the first in the lowest bits.
-    SlotHeader,
-    entries: "How many entries follow the header. 0: no backend takes new flows.",
-    table: "How many places the Maglev table has, at most 65521; 0: there is none, entries are chosen from at random."
-}
+/// Flag of a list: flows to backends on other hosts get an address of this host as their source.
+pub const LIST_MASQUERADE: u16 = 1;
+/// Flag of a list: that a backend is on this host is no reason to leave its flows' source alone. Only with
+/// [`LIST_MASQUERADE`].
+pub const LIST_MASQUERADE_LOCAL: u16 = 2;
+
+/// First word of a list in the slot table. Behind the header stand [`BackendRef`](super::BackendRef)s: without a
+/// Maglev table one for each unit of weight, with one each backend once and behind them the table. A list never
+/// changes while a packet may read it.
+///
+/// The table is packed: each place is a 16-bit index of an entry, four to a word, the first in the lowest bits.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    zerocopy::FromBytes,
+    zerocopy::IntoBytes,
+    zerocopy::Immutable,
+    zerocopy::KnownLayout,
+)]
+#[repr(transparent)]
+pub struct SlotHeader(pub u64);
 
 impl SlotHeader {
+    /// Puts the parts together.
+    #[inline(always)]
+    pub const fn new(entries: u32, table: u16, flags: u16) -> Self {
+        Self((flags as u64) << 48 | (table as u64) << 32 | entries as u64)
+    }
+
+    /// How many entries follow the header. 0: no backend takes new flows.
+    #[inline(always)]
+    pub const fn entries(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// How many places the Maglev table has, at most 65521; 0: there is none, entries are chosen from at random.
+    #[inline(always)]
+    pub const fn table(self) -> u32 {
+        (self.0 >> 32) as u16 as u32
+    }
+
+    /// [`LIST_MASQUERADE`] and [`LIST_MASQUERADE_LOCAL`].
+    #[inline(always)]
+    pub const fn flags(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+
     /// How many words the Maglev table takes.
     #[inline(always)]
     pub const fn table_words(self) -> u32 {

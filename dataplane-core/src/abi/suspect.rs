@@ -36,8 +36,8 @@ macro_rules! suspect {
             pub backend: BackendRef,
             /// Written by whoever looks: a [`Fate`](crate::pipeline::Fate).
             pub fate: u32,
-            /// 0.
-            pub reserved: u32,
+            /// In which table: 0 conntrack, 1 the reservations.
+            pub place: u32,
         }
     };
 }

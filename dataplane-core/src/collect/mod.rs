@@ -1,6 +1,6 @@
 //! The collector: takes entries out of conntrack whose flows are over.
 //!
-//! It goes round both tables in slices, some hundreds of entries each, and rests between them. An entry whose time is over
+//! It goes round conntrack and the reservations of both families in slices, some hundreds of entries each, and rests between them. An entry whose time is over
 //! is condemned in one round and removed in the next (see [`pipeline::collect`](crate::pipeline::collect)); what a packet
 //! brought back to life meanwhile stays. A flow to a backend that left its service while another service holds it is
 //! revoked: it goes at once, so that its next packet chooses anew.
@@ -17,7 +17,9 @@ use crate::{
     model::IpFamily,
     pipeline::{Fate, Revoked, is_suspect},
     reconcile::{Departure, NextWake},
-    tables::{Family, Flow, FlowTable, Moment, ScanPosition, Store, Suspect, TableError, Tuple, V4, V6},
+    tables::{
+        Family, Flow, FlowTable, Moment, Place, ScanPosition, Store, Suspect, TableError, Tuple, V4, V6,
+    },
 };
 
 /// Between two slices.
@@ -59,6 +61,7 @@ pub(crate) struct Collector {
 #[derive(Clone, Copy, Debug)]
 struct Round {
     family: IpFamily,
+    place: Place,
     position: ScanPosition,
     /// Whether times are looked at, or only what is revoked.
     timed: bool,
@@ -141,7 +144,12 @@ impl Collector {
             return None;
         }
         self.revoked.values_mut().for_each(|(_, search)| *search = Search::Clean);
-        Some(Round { family: IpFamily::V4, position: ScanPosition::default(), timed })
+        Some(Round {
+            family: IpFamily::V4,
+            place: Place::Conntrack,
+            position: ScanPosition::default(),
+            timed,
+        })
     }
 
     fn end(&mut self) {
@@ -153,17 +161,21 @@ impl Collector {
     fn slice(&mut self, round: Round) -> Result<Option<Round>, TableError> {
         let store = self.store.clone();
         let at = Moment::of(&*store);
-        let behind = match round.family {
-            IpFamily::V4 => self.look::<V4>(store.flows_v4(), &round, &at)?,
-            IpFamily::V6 => self.look::<V6>(store.flows_v6(), &round, &at)?,
+        let behind = match (round.family, round.place) {
+            (IpFamily::V4, Place::Conntrack) => self.look::<V4>(store.flows_v4(), &round, &at)?,
+            (IpFamily::V4, Place::Nat) => self.look::<V4>(store.reservations_v4(), &round, &at)?,
+            (IpFamily::V6, Place::Conntrack) => self.look::<V6>(store.flows_v6(), &round, &at)?,
+            (IpFamily::V6, Place::Nat) => self.look::<V6>(store.reservations_v6(), &round, &at)?,
         };
-        Ok(match (behind, round.family) {
-            (Some(position), _) => Some(Round { position, ..round }),
-            (None, IpFamily::V4) => {
-                Some(Round { family: IpFamily::V6, position: ScanPosition::default(), ..round })
-            }
-            (None, IpFamily::V6) => None,
-        })
+        if let Some(position) = behind {
+            return Ok(Some(Round { position, ..round }));
+        }
+        let next = match (round.family, round.place) {
+            (family, Place::Conntrack) => (family, Place::Nat),
+            (IpFamily::V4, Place::Nat) => (IpFamily::V6, Place::Conntrack),
+            (IpFamily::V6, Place::Nat) => return Ok(None),
+        };
+        Ok(Some(Round { family: next.0, place: next.1, position: ScanPosition::default(), ..round }))
     }
 
     fn look<F: Family>(

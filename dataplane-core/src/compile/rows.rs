@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use super::{BackendKey, Share, maglev_table};
 use crate::{
     abi::{
-        BACKEND_DRAINING, BACKEND_LOCAL, BackendRef, BackendV4, BackendV6, SLOT_HEADER_WORDS,
-        SLOT_LINE_WORDS, SLOT_SEED_WORD, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
+        BACKEND_DRAINING, BACKEND_LOCAL, BackendRef, BackendV4, BackendV6, LIST_MASQUERADE,
+        LIST_MASQUERADE_LOCAL, SLOT_HEADER_WORDS, SLOT_LINE_WORDS, SLOT_SEED_WORD, ServiceKeyV4,
+        ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
     },
-    model::{Choice, Frontend, IpFamily, MaglevSize, Protocol},
+    model::{Choice, Frontend, IpFamily, MaglevSize, Masquerade, Protocol},
     tables::{Family, V4, V6},
     wire::Be16,
 };
@@ -128,6 +129,8 @@ pub struct ListRow {
     pub entries: Box<[BackendRef]>,
     /// How one of them is chosen.
     pub kind: ListKind,
+    /// Whose packets get an address of this host as their source.
+    pub masquerade: Masquerade,
 }
 
 /// How an entry of a list is chosen.
@@ -153,9 +156,18 @@ impl ListRow {
             Choice::Random => times,
             // Without a backend there is no table.
             Choice::Maglev(_) if backends == 0 => 0,
-            Choice::Maglev(size) => backends + SlotHeader::new(backends, size.get().into()).table_words(),
+            Choice::Maglev(size) => backends + SlotHeader::new(backends, size.get(), 0).table_words(),
         };
         (words + SLOT_HEADER_WORDS).div_ceil(SLOT_LINE_WORDS)
+    }
+
+    /// What the header says of how flows are treated.
+    fn flags(&self) -> u16 {
+        match self.masquerade {
+            Masquerade::Auto => LIST_MASQUERADE,
+            Masquerade::Always => LIST_MASQUERADE | LIST_MASQUERADE_LOCAL,
+            Masquerade::Never => 0,
+        }
     }
 }
 
@@ -167,7 +179,8 @@ pub fn list_words(list: &ListRow, words: &mut Vec<u64>) {
     };
     let seed = if table.is_empty() { 0 } else { seed };
     words.clear();
-    words.push(SlotHeader::new(list.entries.len() as u32, table.len() as u32).0);
+    // A table has at most 65,521 places.
+    words.push(SlotHeader::new(list.entries.len() as u32, table.len() as u16, list.flags()).0);
     words.resize(SLOT_HEADER_WORDS as usize, 0);
     words[SLOT_SEED_WORD as usize] = seed;
     words.extend(list.entries.iter().map(|entry| entry.0));
@@ -268,8 +281,14 @@ mod tests {
     fn lists_begin_with_a_header() {
         let mut words = vec![9];
         let entries = [BackendRef::new(1, 2), BackendRef::new(3, 4)];
-        list_words(&ListRow { base: 1, entries: entries.into(), kind: ListKind::Random }, &mut words);
+        let row =
+            |masquerade| ListRow { base: 1, entries: entries.into(), kind: ListKind::Random, masquerade };
+        list_words(&row(Masquerade::Never), &mut words);
         assert_eq!(words, [2, 0, 0, 0, 2 << 32 | 1, 4 << 32 | 3]);
+        for (masquerade, flags) in [(Masquerade::Auto, 1), (Masquerade::Always, 3)] {
+            list_words(&row(masquerade), &mut words);
+            assert_eq!(words[..4], [flags << 48 | 2, 0, 0, 0]);
+        }
         assert_eq!([0, 4, 5, 12, 13].map(|times| ListRow::lines(Choice::Random, 1, times)), [1, 1, 2, 2, 3]);
     }
 
@@ -287,6 +306,7 @@ mod tests {
             base: 1,
             entries: entries.into(),
             kind: ListKind::Maglev { size, seed: 5, shares: shares.into() },
+            masquerade: Masquerade::Never,
         };
         let mut words = Vec::new();
         list_words(&row(&shares, &entries), &mut words);

@@ -1,4 +1,4 @@
-//! A hash table that evicts entries that were not used lately when it is full.
+//! A hash table of entries that are changed in place. When it is full, it evicts what was not used lately, or refuses.
 
 use std::{
     hash::{BuildHasher, Hash},
@@ -11,7 +11,7 @@ use std::{
 use hashbrown::{DefaultHashBuilder, HashMap};
 use parking_lot::{Mutex, RwLock};
 
-use crate::tables::{Entries, HashTable, InsertError, TableError};
+use crate::tables::{Cause, Entries, HashTable, InsertError, Operation, TableError};
 
 /// As the kernel's `BPF_MAP_TYPE_LRU_HASH`: an insert into a full table evicts. Which entry goes is decided by the
 /// clock algorithm: a hand goes round, spares once what was used since it last came by, and takes the first other.
@@ -36,6 +36,7 @@ struct Shard<K, V> {
     free: Vec<usize>,
     hand: usize,
     capacity: usize,
+    evicts: bool,
 }
 
 /// Tables smaller than this stay whole.
@@ -47,7 +48,15 @@ type Place = (usize, usize);
 
 impl<K: Copy + Eq + Hash, V: Copy> ClockTable<K, V> {
     pub(super) fn new(name: &'static str, capacity: u32) -> Self {
-        let count = (capacity / SMALLEST_SHARD).clamp(1, MOST_SHARDS);
+        Self::of_shards(name, capacity, (capacity / SMALLEST_SHARD).clamp(1, MOST_SHARDS), true)
+    }
+
+    /// As the kernel's `BPF_MAP_TYPE_HASH`: a full table refuses, and it is full when `capacity` entries are in.
+    pub(super) fn without_eviction(name: &'static str, capacity: u32) -> Self {
+        Self::of_shards(name, capacity, 1, false)
+    }
+
+    fn of_shards(name: &'static str, capacity: u32, count: u32, evicts: bool) -> Self {
         let shards = (0..count)
             .map(|i| {
                 // The first ones take one more each where it does not come out even.
@@ -58,6 +67,7 @@ impl<K: Copy + Eq + Hash, V: Copy> ClockTable<K, V> {
                     free: Vec::new(),
                     hand: 0,
                     capacity,
+                    evicts,
                 })
             })
             .collect();
@@ -125,6 +135,9 @@ impl<K: Copy + Eq + Hash, V: Copy> Shard<K, V> {
             self.remove(key);
         }
         if self.places.len() >= self.capacity {
+            if !self.evicts {
+                return Err(InsertError::Full);
+            }
             self.evict();
         }
         let entry = Some((*key, Arc::new(Entry { used: AtomicBool::new(false), value: Mutex::new(value) })));
@@ -191,9 +204,15 @@ impl<K: Copy + Eq + Hash + Send + Sync, V: Copy + Send + Sync> HashTable<K, V> f
     }
 
     fn insert(&self, key: &K, value: &V) -> Result<(), TableError> {
-        // Replacing, it only fails without any capacity; then nothing is kept, which is what such a table is for.
-        self.shard(key).write().insert(key, *value, true).unwrap_or(());
-        Ok(())
+        let mut shard = self.shard(key).write();
+        match shard.insert(key, *value, true) {
+            // Without any capacity nothing is kept, which is what a table that evicts is for.
+            Err(_) if !shard.evicts => {
+                let cause = Cause::Full { capacity: self.capacity };
+                Err(TableError::new(self.name, Operation::Insert, cause))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn remove(&self, key: &K) -> Result<bool, TableError> {

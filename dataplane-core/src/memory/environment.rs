@@ -8,8 +8,8 @@ use crate::{
         BackendRef, BackendV4, BackendV6, INTERFACE_PLACES, InterfaceEntry, ServiceCounters, ServiceRef,
         ServiceWord, Setting, StateWord,
     },
-    pipeline::{Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Tick, Verdict},
-    tables::{Family, Flow, FlowEntry, InsertError, Lookup, Store, V4, V6, WordArray},
+    pipeline::{Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Steps, Tick, VerdictNumber},
+    tables::{Family, Flow, FlowEntry, InsertError, Lookup, Place, Store, Tuple, V4, V6, WordArray},
 };
 
 /// Tables and world as one packet meets them.
@@ -24,7 +24,7 @@ pub(super) struct MemoryEnvironment<'a> {
 pub(super) struct MemoryEntry<V>(pub(super) Arc<Entry<V>>);
 
 macro_rules! lookup {
-    ($family:ty, $services:ident, $backends:ident, $backend:ident, $conntrack:ident) => {
+    ($family:ty, $services:ident, $backends:ident, $backend:ident, $conntrack:ident, $nat:ident, $version:ident) => {
         impl Lookup<$family> for MemoryEnvironment<'_> {
             type Entry = MemoryEntry<<$family as Family>::Flow>;
 
@@ -50,20 +50,42 @@ macro_rules! lookup {
                 Backend::<$family>::of_generation(&row, backend.generation())
             }
 
-            fn flow(&self, tuple: &<$family as Family>::Tuple) -> Option<Self::Entry> {
-                self.tables.$conntrack.find(tuple).map(MemoryEntry)
+            fn flow(&self, place: Place, tuple: &<$family as Family>::Tuple) -> Option<Self::Entry> {
+                let table = match place {
+                    Place::Conntrack => &self.tables.$conntrack,
+                    Place::Nat => &self.tables.$nat,
+                };
+                table.find(tuple).map(MemoryEntry)
             }
 
             fn insert_flow(
                 &self,
+                place: Place,
                 tuple: &<$family as Family>::Tuple,
                 flow: &<$family as Family>::Flow,
             ) -> Result<(), InsertError> {
-                self.tables.$conntrack.insert_new(tuple, *flow)
+                let table = match place {
+                    Place::Conntrack => &self.tables.$conntrack,
+                    Place::Nat => &self.tables.$nat,
+                };
+                table.insert_new(tuple, *flow)
             }
 
-            fn remove_flow(&self, tuple: &<$family as Family>::Tuple) {
-                self.tables.$conntrack.take(tuple);
+            fn remove_flow(&self, place: Place, tuple: &<$family as Family>::Tuple) {
+                match place {
+                    Place::Conntrack => self.tables.$conntrack.take(tuple),
+                    Place::Nat => self.tables.$nat.take(tuple),
+                };
+            }
+
+            fn masquerade_address(&self, interface: u32) -> Option<<$family as Family>::Address> {
+                let entry = self.tables.masquerade_entry(interface)?;
+                (entry.$version != Default::default()).then_some(entry.$version)
+            }
+
+            fn is_bound(&self, tuple: &<$family as Family>::Tuple) -> bool {
+                let socket = (tuple.destination().into(), tuple.destination_port().get(), tuple.protocol());
+                self.world.is_bound(&socket)
             }
         }
 
@@ -86,6 +108,10 @@ macro_rules! lookup {
                 is_current
             }
 
+            fn last_seen(&self) -> Tick {
+                Tick(self.0.value.lock().last_seen)
+            }
+
             fn touch(&self, now: Tick) {
                 self.0.value.lock().last_seen = now.0;
             }
@@ -100,8 +126,8 @@ macro_rules! lookup {
     };
 }
 
-lookup!(V4, services_v4, backends_v4, BackendV4, conntrack_v4);
-lookup!(V6, services_v6, backends_v6, BackendV6, conntrack_v6);
+lookup!(V4, services_v4, backends_v4, BackendV4, conntrack_v4, nat_v4, v4);
+lookup!(V6, services_v6, backends_v6, BackendV6, conntrack_v6, nat_v6, v6);
 
 impl Environment for MemoryEnvironment<'_> {
     fn now(&self) -> Tick {
@@ -124,7 +150,11 @@ impl Environment for MemoryEnvironment<'_> {
         (entry.index == index && index != 0).then_some(entry)
     }
 
-    fn count(&self, hook: Hook, verdict: Verdict) {
+    fn repeat<S: Steps>(&self, times: u32, steps: &mut S) {
+        (0..times).any(|index| steps.step(index));
+    }
+
+    fn count(&self, hook: Hook, verdict: VerdictNumber) {
         self.tables.counters.count(hook, verdict);
     }
 

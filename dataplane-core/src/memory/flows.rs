@@ -1,4 +1,4 @@
-//! The collector's view of conntrack in memory.
+//! The collector's view of conntrack and reservations in memory.
 
 use super::{clock_table::ClockTable, environment::MemoryEntry};
 use crate::{

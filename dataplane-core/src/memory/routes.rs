@@ -82,9 +82,7 @@ impl RouteTable {
         let Some(facts) = facts(interface) else {
             return Route::Stack;
         };
-        if length > facts.mtu {
-            return Route::TooBig;
-        }
+        let fits = length <= facts.mtu;
         let neighbor = self.neighbors.get(&(interface, gateway));
         *hop = NextHop {
             interface,
@@ -98,7 +96,7 @@ impl RouteTable {
                 source: facts.mac,
             }),
         };
-        Route::Forward
+        if fits { Route::Forward } else { Route::TooBig }
     }
 }
 

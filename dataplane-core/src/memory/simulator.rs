@@ -4,7 +4,7 @@
 mod rivals;
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,14 +13,14 @@ use std::{
 };
 
 use bytes::BytesMut;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::{MemoryPacket, MemoryTables, RouteTable, environment::MemoryEnvironment, routes::LinkFacts};
 use crate::{
-    abi::{INTERFACE_PLACES, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry},
+    abi::{INTERFACE_PLACES, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry, MasqueradeEntry},
     pipeline::{Hook, NextHop, Route, Verdict, Workspaces, process},
     tables::{Cause, Operation, Store, TableError},
-    wire::MacAddress,
+    wire::{Ipv4Address, Ipv6Address, MacAddress},
 };
 
 /// An interface of the simulated host.
@@ -41,12 +41,26 @@ pub struct SimulatedInterface {
     pub xdp_redirect: bool,
     /// Whether XDP can send what arrived here back out of it.
     pub xdp_tx: bool,
+    /// The IPv4 address that flows get as their source which leave through it.
+    pub masquerade_v4: Option<Ipv4Addr>,
+    /// The IPv6 address that flows get as their source which leave through it.
+    pub masquerade_v6: Option<Ipv6Addr>,
 }
 
 impl SimulatedInterface {
-    /// An interface that forwards, of MTU 1500, in zone 0, which takes frames from XDP.
+    /// An interface that forwards, of MTU 1500, in zone 0, which takes frames from XDP, and has no address of its own.
     pub fn new(index: u32, mac: [u8; 6]) -> Self {
-        Self { index, mac, mtu: 1500, forwarding: true, zone: 0, xdp_redirect: true, xdp_tx: true }
+        Self {
+            index,
+            mac,
+            mtu: 1500,
+            forwarding: true,
+            zone: 0,
+            xdp_redirect: true,
+            xdp_tx: true,
+            masquerade_v4: None,
+            masquerade_v6: None,
+        }
     }
 }
 
@@ -78,9 +92,17 @@ pub struct Simulator {
 pub(super) struct World {
     interfaces: HashMap<u32, SimulatedInterface>,
     routes: RouteTable,
+    sockets: HashSet<Socket>,
 }
 
+/// Address, port and protocol of a socket of the host.
+pub(super) type Socket = (IpAddr, u16, u8);
+
 impl World {
+    pub(super) fn is_bound(&self, socket: &Socket) -> bool {
+        self.sockets.contains(socket)
+    }
+
     pub(super) fn route(
         &self,
         arrived: u32,
@@ -145,6 +167,13 @@ impl Simulator {
         };
         let words: [u64; 2] = zerocopy::transmute!(entry);
         table.store(place, &words)?;
+        let entry = MasqueradeEntry {
+            index: interface.index,
+            v4: interface.masquerade_v4.map(Ipv4Address::from).unwrap_or_default(),
+            v6: interface.masquerade_v6.map(Ipv6Address::from).unwrap_or_default(),
+        };
+        let words: [u64; 3] = zerocopy::transmute!(entry);
+        self.tables.masquerade().store(place, &words)?;
         self.world.interfaces.insert(interface.index, interface);
         Ok(())
     }
@@ -152,6 +181,11 @@ impl Simulator {
     /// The routes and neighbours.
     pub fn routes_mut(&mut self) -> &mut RouteTable {
         &mut self.world.routes
+    }
+
+    /// Opens a socket of the host: source NAT leaves its port alone.
+    pub fn bind(&mut self, address: IpAddr, port: u16, protocol: u8) {
+        self.world.sockets.insert((address, port, protocol));
     }
 
     /// Sets the clock: the time since an arbitrary start.

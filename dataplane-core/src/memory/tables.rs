@@ -7,10 +7,12 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use super::{clock_table::ClockTable, hash::Hashed, words::Words};
 use crate::{
     abi::{
-        ABI_VERSION, CONFIG_WORDS, COUNTERS, FlowV4, FlowV6, INTERFACE_PLACES, ServiceCounters, ServiceKeyV4,
-        ServiceKeyV6, ServiceRef, Setting, TupleV4, TupleV6, counter_index, map,
+        ABI_VERSION, CONFIG_WORDS, COUNTERS, FlowV4, FlowV6, INTERFACE_PLACES, MasqueradeEntry,
+        ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, Setting, TupleV4, TupleV6, counter_index,
+        map,
     },
-    pipeline::{Hook, Tick, Timeouts, Verdict},
+    model::NatPorts,
+    pipeline::{Hook, Tick, Timeouts, Verdict, VerdictNumber},
     tables::{Capacity, Cause, Claim, Counters, Operation, Store, TableError, Tables, WordArray},
 };
 
@@ -27,6 +29,9 @@ pub struct MemoryTables {
     pub(super) interfaces: Words,
     pub(super) conntrack_v4: ClockTable<TupleV4, FlowV4>,
     pub(super) conntrack_v6: ClockTable<TupleV6, FlowV6>,
+    pub(super) nat_v4: ClockTable<TupleV4, FlowV4>,
+    pub(super) nat_v6: ClockTable<TupleV6, FlowV6>,
+    pub(super) masquerade: Words,
     pub(super) counters: MemoryCounters,
     claim: Claim,
     nanoseconds: AtomicU64,
@@ -48,6 +53,9 @@ impl MemoryTables {
             interfaces: Words::new(map::INTERFACES, INTERFACE_PLACES, 2),
             conntrack_v4: ClockTable::new(map::CONNTRACK_V4, capacity.conntrack),
             conntrack_v6: ClockTable::new(map::CONNTRACK_V6, capacity.conntrack),
+            nat_v4: ClockTable::without_eviction(map::NAT_V4, capacity.nat),
+            nat_v6: ClockTable::without_eviction(map::NAT_V6, capacity.nat),
+            masquerade: Words::new(map::MASQUERADE, INTERFACE_PLACES, 3),
             counters: MemoryCounters::new(capacity.frontends.saturating_mul(2)),
             claim: Claim::default(),
             nanoseconds: AtomicU64::new(0),
@@ -55,7 +63,22 @@ impl MemoryTables {
         };
         tables.set(Setting::AbiVersion, ABI_VERSION);
         tables.set_timeouts(&Timeouts::default());
+        tables.set_nat_ports(NatPorts::default());
         tables
+    }
+
+    /// Sets the ports that source NAT gives out; they hold from the next packet on. Replies to ports that are none of them
+    /// any more find their flows no longer.
+    pub fn set_nat_ports(&self, ports: NatPorts) {
+        self.set(Setting::NatPorts, ports.word());
+    }
+
+    /// The addresses that flows get which leave through an interface.
+    pub(super) fn masquerade_entry(&self, interface: u32) -> Option<MasqueradeEntry> {
+        let place = interface % INTERFACE_PLACES;
+        let word = |word| self.masquerade.load(place, word);
+        let entry: MasqueradeEntry = zerocopy::transmute!([word(0)?, word(1)?, word(2)?]);
+        (entry.index == interface && interface != 0).then_some(entry)
     }
 
     /// Sets the time-outs; they hold from the next packet on.
@@ -96,6 +119,11 @@ impl Store for MemoryTables {
             conntrack_v6: &self.conntrack_v6,
             flows_v4: &self.conntrack_v4,
             flows_v6: &self.conntrack_v6,
+            nat_v4: &self.nat_v4,
+            nat_v6: &self.nat_v6,
+            reservations_v4: &self.nat_v4,
+            reservations_v6: &self.nat_v6,
+            masquerade: &self.masquerade,
             counters: &self.counters,
             claim: &self.claim,
         }
@@ -126,7 +154,7 @@ impl MemoryCounters {
         }
     }
 
-    pub(super) fn count(&self, hook: Hook, verdict: Verdict) {
+    pub(super) fn count(&self, hook: Hook, verdict: VerdictNumber) {
         if let Some(counter) = self.verdicts.get(counter_index(hook, verdict) as usize) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
@@ -154,7 +182,10 @@ impl MemoryCounters {
 
 impl Counters for MemoryCounters {
     fn verdict(&self, hook: Hook, verdict: Verdict) -> Result<u64, TableError> {
-        Ok(self.verdicts.get(counter_index(hook, verdict) as usize).map_or(0, |c| c.load(Ordering::Relaxed)))
+        Ok(self
+            .verdicts
+            .get(counter_index(hook, verdict.into()) as usize)
+            .map_or(0, |c| c.load(Ordering::Relaxed)))
     }
 
     fn service(&self, index: u32) -> Result<ServiceCounters, TableError> {

@@ -22,10 +22,11 @@ use crate::{
     },
     model::{self, Frontend, Protocol, Service},
     pipeline::{
-        Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Tick, Verdict, Workspaces, process,
+        Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Steps, Tick, Verdict, VerdictNumber,
+        Workspaces, process,
     },
     source::{Precedence, SourceHandle},
-    tables::{Capacity, Family, InsertError, Lookup, Store, V4, V6},
+    tables::{Capacity, Family, InsertError, Lookup, Place, Store, V4, V6},
     wire::MacAddress,
 };
 
@@ -44,7 +45,8 @@ fn service(number: u16, odd: bool) -> Service {
         model::Backend::new([10, high, low, which].into(), 8080).unwrap().local()
     });
     let frontend = Frontend::new([203, 0, 113, 10].into(), FIRST_PORT + number, Protocol::Tcp).unwrap();
-    Service::builder(&format!("service-{number}")).frontend(frontend).backends(backends).build().unwrap()
+    let service = Service::builder(&format!("service-{number}")).frontend(frontend).backends(backends);
+    service.masquerade(model::Masquerade::Never).build().unwrap()
 }
 
 /// Whether a packet for service `number` that came to this address is with one of its own backends.
@@ -105,8 +107,13 @@ fn race(
     run: impl Fn(&mut MemoryPacket, MemoryEnvironment<'_>) -> Verdict + Sync,
 ) -> Race {
     // Room for two pictures and what waits for a grace period: places are used again and again.
-    let capacity =
-        Capacity { frontends: 1_024, slots: 4_000 * SLOT_LINE_WORDS, backends: 8_000, conntrack: 1 << 16 };
+    let capacity = Capacity {
+        frontends: 1_024,
+        slots: 4_000 * SLOT_LINE_WORDS,
+        backends: 8_000,
+        conntrack: 1 << 16,
+        nat: 8,
+    };
     let tables = Arc::new(MemoryTables::new(capacity));
     let control = Controller::new(tables.clone()).unwrap();
     let _running = control.spawn().unwrap();
@@ -219,20 +226,29 @@ macro_rules! torn {
                 Lookup::<$family>::backend(&self.0, backend)
             }
 
-            fn flow(&self, tuple: &<$family as Family>::Tuple) -> Option<Self::Entry> {
-                Lookup::<$family>::flow(&self.0, tuple)
+            fn flow(&self, place: Place, tuple: &<$family as Family>::Tuple) -> Option<Self::Entry> {
+                Lookup::<$family>::flow(&self.0, place, tuple)
             }
 
             fn insert_flow(
                 &self,
+                place: Place,
                 tuple: &<$family as Family>::Tuple,
                 flow: &<$family as Family>::Flow,
             ) -> Result<(), InsertError> {
-                Lookup::<$family>::insert_flow(&self.0, tuple, flow)
+                Lookup::<$family>::insert_flow(&self.0, place, tuple, flow)
             }
 
-            fn remove_flow(&self, tuple: &<$family as Family>::Tuple) {
-                Lookup::<$family>::remove_flow(&self.0, tuple);
+            fn remove_flow(&self, place: Place, tuple: &<$family as Family>::Tuple) {
+                Lookup::<$family>::remove_flow(&self.0, place, tuple);
+            }
+
+            fn masquerade_address(&self, interface: u32) -> Option<<$family as Family>::Address> {
+                Lookup::<$family>::masquerade_address(&self.0, interface)
+            }
+
+            fn is_bound(&self, tuple: &<$family as Family>::Tuple) -> bool {
+                Lookup::<$family>::is_bound(&self.0, tuple)
             }
         }
 
@@ -264,7 +280,11 @@ impl Environment for Torn<'_> {
         self.0.interface(index)
     }
 
-    fn count(&self, hook: Hook, verdict: Verdict) {
+    fn repeat<S: Steps>(&self, times: u32, steps: &mut S) {
+        self.0.repeat(times, steps);
+    }
+
+    fn count(&self, hook: Hook, verdict: VerdictNumber) {
         self.0.count(hook, verdict);
     }
 

@@ -119,4 +119,14 @@ pub enum ModelError {
         /// How many backends with a weight above 0 it has, those that drain too.
         backends: usize,
     },
+    /// Source NAT needs ports that the host's own services do not use.
+    #[error(
+        "ports {first} to {last} for source NAT: the first must be 1024 or above, and the last not below it"
+    )]
+    NatPorts {
+        /// The first as it was given.
+        first: u16,
+        /// The last as it was given.
+        last: u16,
+    },
 }

@@ -19,6 +19,7 @@ mod backend;
 mod choice;
 mod error;
 mod frontend;
+mod masquerade;
 mod name;
 mod service;
 
@@ -26,6 +27,7 @@ pub use backend::{Backend, BackendState, Locality, Weight};
 pub use choice::{Choice, MaglevSize};
 pub use error::ModelError;
 pub use frontend::{Frontend, Protocol};
+pub use masquerade::{Masquerade, NatPorts};
 pub use name::ServiceName;
 pub use service::{Service, ServiceBuilder};
 

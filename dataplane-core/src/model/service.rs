@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
-use super::{Backend, Choice, Frontend, IpFamily, ModelError, ServiceName};
+use super::{Backend, Choice, Frontend, IpFamily, Masquerade, ModelError, ServiceName};
 
 /// Frontends and the backends that their packets are sent to.
 ///
@@ -17,6 +17,7 @@ pub struct Service {
     frontends: Vec<Frontend>,
     backends: Vec<Backend>,
     choice: Choice,
+    masquerade: Masquerade,
 }
 
 impl Service {
@@ -30,6 +31,7 @@ impl Service {
             frontends: Vec::new(),
             backends: Vec::new(),
             choice: Choice::default(),
+            masquerade: Masquerade::default(),
         }
     }
 
@@ -53,6 +55,11 @@ impl Service {
         self.choice
     }
 
+    /// Whose packets get an address of this host as their source.
+    pub fn masquerade(&self) -> Masquerade {
+        self.masquerade
+    }
+
     /// The family of all its addresses.
     pub fn family(&self) -> IpFamily {
         self.frontends.first().map_or(IpFamily::V4, Frontend::family)
@@ -67,6 +74,7 @@ pub struct ServiceBuilder {
     frontends: Vec<Frontend>,
     backends: Vec<Backend>,
     choice: Choice,
+    masquerade: Masquerade,
 }
 
 impl ServiceBuilder {
@@ -100,12 +108,18 @@ impl ServiceBuilder {
         self
     }
 
+    /// Sets whose packets get an address of this host as their source: those to backends on other hosts by default.
+    pub fn masquerade(mut self, masquerade: Masquerade) -> Self {
+        self.masquerade = masquerade;
+        self
+    }
+
     /// Checks everything and makes the service.
     ///
     /// # Errors
     /// [`ModelError`] names the first rule that is broken, in the order name, frontends, backends, choice.
     pub fn build(self) -> Result<Service, ModelError> {
-        let Self { name, frontends, backends, choice } = self;
+        let Self { name, frontends, backends, choice, masquerade } = self;
         let service = ServiceName::new(&name)?;
         let Some(first) = frontends.first() else {
             return Err(ModelError::NoFrontend { service });
@@ -151,7 +165,7 @@ impl ServiceBuilder {
                 return Err(ModelError::MaglevTooSmall { service, places: size.get(), backends: weighted });
             }
         }
-        Ok(Service { name: service, frontends, backends, choice })
+        Ok(Service { name: service, frontends, backends, choice, masquerade })
     }
 }
 

@@ -1,6 +1,6 @@
 //! The end of a flow's entry: a second look at what the collector suspects, safe against packets.
 
-use super::{Seen, Tick, seen::is_expired};
+use super::{Seen, Tick, seen::is_over};
 use crate::{
     abi::{BackendRef, Setting, StateWord},
     tables::{Family, Flow, FlowEntry, Tuple},
@@ -75,7 +75,7 @@ pub fn collect<F: Family, Entry: FlowEntry<F>>(
     }
     let swap = |seen: u32| entry.exchange_state(state, StateWord::new(seen, state.tag()));
     if !revoked.is::<F>(flow) {
-        if !is_expired(flow.last_seen(), now, setting(seen.timeout(tuple.protocol()))) {
+        if !is_over::<F>(flow, tuple.protocol(), now, setting) {
             if seen.is_condemned() {
                 // Where a packet was faster the next look does it.
                 swap(seen.0 & !Seen::CONDEMNED);
@@ -98,6 +98,5 @@ pub fn is_suspect<F: Family>(
     setting: impl FnOnce(Setting) -> u32,
 ) -> bool {
     let seen = Seen::from(flow.state());
-    !seen.is_dying()
-        && (seen.is_condemned() || is_expired(flow.last_seen(), now, setting(seen.timeout(protocol))))
+    !seen.is_dying() && (seen.is_condemned() || is_over::<F>(flow, protocol, now, setting))
 }

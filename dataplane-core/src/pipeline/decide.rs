@@ -2,14 +2,16 @@
 
 use super::{
     Backend, DropReason, Environment, Headers, Hook, PassReason, Seen, Tick, Verdict,
-    seen::{is_expired, is_opening},
+    port_range::PortRange,
+    seen::{is_opening, is_over},
     workspace::Workspace,
 };
 use crate::{
     abi::{
-        BackendRef, SLOT_HEADER_WORDS, SLOT_LINE_WORDS, SLOT_SEED_WORD, ServiceRef, ServiceWord, SlotHeader,
+        BackendRef, LIST_MASQUERADE, LIST_MASQUERADE_LOCAL, SLOT_HEADER_WORDS, SLOT_LINE_WORDS,
+        SLOT_SEED_WORD, ServiceRef, ServiceWord, SlotHeader,
     },
-    tables::{Family, Flow, FlowEntry, Lookup, Tuple},
+    tables::{Family, Flow, FlowEntry, Lookup, Place, Tuple},
     wire::Be16,
 };
 
@@ -30,9 +32,9 @@ pub(super) enum Decision<Entry> {
     Refuse(DropReason, u32),
     /// It belongs to a connection that we know; its flow is in the workspace.
     Known(Entry),
-    /// It opens a connection, whose flow is in the workspace. The entry stands in its way: that connection is over, or
-    /// its backend gone; its flow is the workspace's `found`.
-    New(Option<Entry>),
+    /// It opens a connection, whose flow is in the workspace. Where the workspace's `stale` is set an entry stands in its way:
+    /// that connection is over, or its backend gone; `found` is its flow.
+    New,
 }
 
 const NOT_OURS: Verdict = Verdict::Pass(PassReason::NoService);
@@ -50,10 +52,8 @@ where
     E: Environment + Lookup<F>,
 {
     let headers = &work.headers;
-    let mut stale = None;
-    if let Some(entry) = Lookup::<F>::flow(env, &headers.tuple)
-        && entry.read(headers.tuple.tag(), &mut work.flow)
-    {
+    work.stale = false;
+    if let Some(entry) = find_flow::<F, E>(headers, &mut work.flow, env, hook) {
         match judge(&work.flow, headers, env, hook, now) {
             Judgement::Use if !headers.consistent => {
                 return Decision::Refuse(DropReason::Malformed, work.flow.frontend());
@@ -62,7 +62,7 @@ where
             Judgement::Ignore => return Decision::Verdict(NOT_OURS),
             Judgement::Replace => {
                 work.found = work.flow;
-                stale = Some(entry);
+                work.stale = true;
             }
         }
     }
@@ -75,11 +75,46 @@ where
     if !headers.consistent {
         return Decision::Refuse(DropReason::Malformed, frontend);
     }
-    let Some((backend_ref, backend)) = choose::<F, E>(&headers.tuple, list, env) else {
+    let Some(Chosen { backend_ref, mut backend, list_flags }) = choose::<F, E>(&headers.tuple, list, env)
+    else {
         return Decision::Refuse(DropReason::NoBackend, frontend);
     };
+    if list_flags & LIST_MASQUERADE_LOCAL != 0 {
+        // It is to be found by its route as others are.
+        backend.local = false;
+    }
     work.flow = F::Flow::to_backend(&headers.tuple, &backend, backend_ref, frontend);
-    Decision::New(stale)
+    if list_flags & LIST_MASQUERADE != 0 && !backend.local {
+        work.flow.set_masqueraded(true);
+    }
+    Decision::New
+}
+
+/// Finds the entry of a packet and copies its flow. One lookup for every flow but those of clients that talk to a port of
+/// the reserved range.
+#[inline(always)]
+fn find_flow<F, E>(
+    headers: &Headers<F>,
+    flow: &mut F::Flow,
+    env: &E,
+    hook: Hook,
+) -> Option<<E as Lookup<F>>::Entry>
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    let tuple = &headers.tuple;
+    let tag = tuple.tag();
+    // Who answers a masqueraded flow answers this host, whose own packets are not answers to it.
+    if !matches!(hook, Hook::Egress)
+        && PortRange::of(env).contains(tuple.destination_port())
+        && let Some(entry) = Lookup::<F>::flow(env, Place::Nat, tuple)
+        && entry.read(tag, flow)
+    {
+        return Some(entry);
+    }
+    let entry = Lookup::<F>::flow(env, Place::Conntrack, tuple)?;
+    entry.read(tag, flow).then_some(entry)
 }
 
 /// What an entry that was found is good for.
@@ -98,7 +133,7 @@ where
     let seen = Seen::from(flow.state());
     let tuple = &headers.tuple;
     let protocol = tuple.protocol();
-    let expired = seen.is_dying() || is_expired(flow.last_seen(), now, env.setting(seen.timeout(protocol)));
+    let expired = seen.is_dying() || is_over::<F>(flow, protocol, now, |which| env.setting(which));
     match flow.direction() {
         // A reply is translated back as long as its entry lives, whatever became of the backend.
         Direction::Reply if expired => Judgement::Ignore,
@@ -173,7 +208,7 @@ where
 
 /// Chooses a backend from the list that begins at slot `list`: at random, or by the flow's place in the Maglev table.
 #[inline(always)]
-fn choose<F, E>(tuple: &F::Tuple, list: u32, env: &E) -> Option<(BackendRef, Backend<F>)>
+fn choose<F, E>(tuple: &F::Tuple, list: u32, env: &E) -> Option<Chosen<F>>
 where
     F: Family,
     E: Environment + Lookup<F>,
@@ -200,11 +235,19 @@ where
     };
     let backend_ref = BackendRef(Lookup::<F>::slot(env, first.wrapping_add(pick))?);
     let backend = Lookup::<F>::backend(env, backend_ref)?;
-    Some((backend_ref, backend))
+    Some(Chosen { backend_ref, backend, list_flags: header.flags() })
+}
+
+/// The backend of a new flow.
+struct Chosen<F: Family> {
+    backend_ref: BackendRef,
+    backend: Backend<F>,
+    /// `LIST_*`: how its service treats flows.
+    list_flags: u16,
 }
 
 /// A number below `count`, as evenly spread as `even` is over 32 bits: the upper half of the product, without a division.
 #[inline(always)]
-fn spread(even: u32, count: u32) -> u32 {
+pub(super) fn spread(even: u32, count: u32) -> u32 {
     (u64::from(even).wrapping_mul(count.into()) >> 32) as u32
 }

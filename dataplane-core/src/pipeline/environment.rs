@@ -1,6 +1,6 @@
 //! The outside world, as an argument of the pipeline.
 
-use super::{Hook, Routes, Tick, Verdict};
+use super::{Hook, Routes, Tick, VerdictNumber};
 use crate::{
     abi::{BACKEND_DRAINING, BACKEND_LOCAL, BackendV4, BackendV6, InterfaceEntry, ServiceCounters, Setting},
     tables::{Family, Lookup, V4, V6},
@@ -21,11 +21,21 @@ pub trait Environment: Lookup<V4> + Lookup<V6> + Routes<V4> + Routes<V6> {
     /// What is known of an interface; `None` where it is not one of ours.
     fn interface(&self, index: u32) -> Option<InterfaceEntry>;
 
+    /// Calls [`Steps::step`] with 0, 1 and so on, `times` times at the most, until it says that it is done. The kernel's
+    /// verifier walks through a step once, and not `times` times as through a loop.
+    fn repeat<S: Steps>(&self, times: u32, steps: &mut S);
+
     /// Counts a packet.
-    fn count(&self, hook: Hook, verdict: Verdict);
+    fn count(&self, hook: Hook, verdict: VerdictNumber);
 
     /// Adds to the counters of the frontend with this index.
     fn count_service(&self, index: u32, add: impl FnOnce(&mut ServiceCounters));
+}
+
+/// What [`Environment::repeat`] does again and again.
+pub trait Steps {
+    /// Does step number `index`, and tells whether it was the last.
+    fn step(&mut self, index: u32) -> bool;
 }
 
 /// A backend that is there.

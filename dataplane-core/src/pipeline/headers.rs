@@ -1,6 +1,6 @@
 //! From a frame to what the decision needs, without a copy of anything else.
 
-use super::{PassReason, Verdict};
+use super::{PassReason, Stage, Verdict};
 use crate::{
     abi::{TupleV4, TupleV6},
     tables::{Family, Tuple, V4, V6},
@@ -87,6 +87,9 @@ pub trait ParseFamily: Family {
     /// Where the IP header's own checksum stands, if it has one.
     const CHECKSUM_OFFSET: Option<u32>;
 
+    /// The stage that opens a connection whose source is translated.
+    const MASQUERADE: Stage;
+
     /// What a new TTL adds to the header's own checksum.
     fn hop_limit_delta(headers: &Headers<Self>, hop_limit: u8) -> Delta;
 
@@ -110,6 +113,7 @@ impl ParseFamily for V4 {
     const ADDRESSES_OFFSET: u32 = 12;
     const HOP_LIMIT_OFFSET: u32 = 8;
     const CHECKSUM_OFFSET: Option<u32> = Some(10);
+    const MASQUERADE: Stage = Stage::MasqueradeV4;
 
     #[inline(always)]
     fn hop_limit_delta(headers: &Headers<Self>, hop_limit: u8) -> Delta {
@@ -168,6 +172,7 @@ impl ParseFamily for V6 {
     const ADDRESSES_OFFSET: u32 = 8;
     const HOP_LIMIT_OFFSET: u32 = 7;
     const CHECKSUM_OFFSET: Option<u32> = None;
+    const MASQUERADE: Stage = Stage::MasqueradeV6;
 
     #[inline(always)]
     fn hop_limit_delta(_headers: &Headers<Self>, _hop_limit: u8) -> Delta {

@@ -1,8 +1,8 @@
 //! The way of a packet, from its first byte to its verdict.
 
 use super::{
-    Direction, DropReason, Environment, Hook, HopLimit, LeaveReason, Link, NextHop, Packet, ParseFamily,
-    PassReason, Route, RouteQuery, Routes, Stage, Step, Verdict,
+    Action, Direction, DropReason, Environment, Hook, HopLimit, LeaveReason, Link, NextHop, Packet,
+    ParseFamily, PassReason, Route, RouteQuery, Routes, Stage, Step, Verdict, VerdictNumber,
     commit::{self, Opened},
     decide::{Decision, decide, serves},
     workspace::{Arrival, Workspace, Workspaces},
@@ -26,7 +26,7 @@ where
     let mut step = begin(packet, env, work);
     loop {
         step = match step {
-            Step::Done(verdict) => return verdict,
+            Step::Done(verdict) => return verdict.into(),
             Step::Next(stage) => resume(stage, packet, env, work),
         }
     }
@@ -40,10 +40,10 @@ where
     E: Environment,
 {
     let step = match enter(packet, env, work) {
-        Ok(ETHERTYPE_IPV4) => handle_family(packet, env, &mut work.v4, &work.arrival).into(),
+        Ok(ETHERTYPE_IPV4) => handle_family(packet, env, &mut work.v4, &work.arrival),
         Ok(ETHERTYPE_IPV6) => return Step::Next(Stage::V6),
-        Ok(_) => Step::Done(Verdict::Pass(PassReason::NotIp)),
-        Err(verdict) => Step::Done(verdict),
+        Ok(_) => Step::done(Verdict::Pass(PassReason::NotIp)),
+        Err(verdict) => Step::done(verdict),
     };
     step.counted(packet.hook(), env)
 }
@@ -55,8 +55,10 @@ where
     P: Packet,
     E: Environment,
 {
-    let step: Step = match stage {
-        Stage::V6 => handle_family(packet, env, &mut work.v6, &work.arrival).into(),
+    let step = match stage {
+        Stage::V6 => handle_family(packet, env, &mut work.v6, &work.arrival),
+        Stage::MasqueradeV4 => masquerade(packet, env, &mut work.v4, &work.arrival),
+        Stage::MasqueradeV6 => masquerade(packet, env, &mut work.v6, &work.arrival),
     };
     step.counted(packet.hook(), env)
 }
@@ -86,51 +88,101 @@ fn handle_family<F, P, E>(
     env: &E,
     work: &mut Workspace<F>,
     Arrival { link, zone }: &Arrival,
-) -> Result<Verdict, Verdict>
+) -> Step
 where
     F: ParseFamily,
     P: Packet,
     E: Environment + Lookup<F> + Routes<F>,
 {
-    F::parse(packet, link.l3, *zone, &mut work.headers)?;
-    let now = env.now();
-    let (known, stale) = match decide(work, env, packet.hook(), now) {
-        Decision::Verdict(verdict) => return Err(verdict),
-        Decision::Refuse(reason, frontend) => return Err(refuse(env, reason, frontend)),
-        Decision::Known(entry) => (Some(entry), None),
-        Decision::New(stale) => (None, stale),
-    };
-    let mut way = find_way(packet, env, work, link)?;
-    if let Some(entry) = known {
-        commit::refresh(work, &entry, env, now);
-    } else {
-        match commit::open(work, stale, env, now) {
-            Ok(Opened::Done) => {
-                env.count_service(work.flow.frontend(), |counters| {
-                    counters.flows = counters.flows.wrapping_add(1)
-                });
-            }
-            // The way found is that of another backend, maybe. The stack finds this one's.
-            Ok(Opened::Raced) if matches!(packet.hook(), Hook::Xdp) => {
-                way = Way::Leave(LeaveReason::Contended)
-            }
-            Ok(Opened::Raced) => way = Way::Stack,
-            Err(reason) => return Err(refuse(env, reason, work.flow.frontend())),
-        }
+    if let Err(verdict) = F::parse(packet, link.l3, *zone, &mut work.headers) {
+        return Step::done(verdict);
     }
-    take(&way, packet, env, work, link)
+    let now = env.now();
+    match decide(work, env, packet.hook(), now) {
+        Decision::Verdict(verdict) => Step::done(verdict),
+        Decision::Refuse(reason, frontend) => Step::done(refuse(env, reason, frontend)),
+        Decision::Known(entry) => {
+            commit::refresh(work, &entry, env, now);
+            send(packet, env, work, link).into()
+        }
+        Decision::New if work.flow.is_masqueraded() => Step::Next(F::MASQUERADE),
+        Decision::New => open(packet, env, work, link, |work| commit::open(work, env, now)).into(),
+    }
 }
 
-/// Where a packet goes.
-enum Way {
-    Stack,
-    Forward,
-    Leave(LeaveReason),
-}
-
-/// Finds where the packet goes once it is translated, before anything is written.
+/// Opens the connection in the workspace, whose source is to be translated, and sends its first packet.
 #[inline(always)]
-fn find_way<F, P, E>(packet: &P, env: &E, work: &mut Workspace<F>, link: &Link) -> Result<Way, Verdict>
+fn masquerade<F, P, E>(
+    packet: &mut P,
+    env: &E,
+    work: &mut Workspace<F>,
+    Arrival { link, .. }: &Arrival,
+) -> Step
+where
+    F: ParseFamily,
+    P: Packet,
+    E: Environment + Lookup<F> + Routes<F>,
+{
+    let now = env.now();
+    open(packet, env, work, link, |work| commit::open_masqueraded(work, env, now)).into()
+}
+
+/// Opens a connection by `commit`, once it is known that its first packet has a way, and sends that.
+#[inline(always)]
+fn open<F, P, E>(
+    packet: &mut P,
+    env: &E,
+    work: &mut Workspace<F>,
+    link: &Link,
+    commit: impl FnOnce(&mut Workspace<F>) -> Result<Opened, DropReason>,
+) -> Result<VerdictNumber, VerdictNumber>
+where
+    F: ParseFamily,
+    P: Packet,
+    E: Environment + Lookup<F> + Routes<F>,
+{
+    // It is noted, and not kept: the verifier would walk through what follows once for each.
+    work.way = find_way(packet, env, work, link, true)?;
+    match commit(work) {
+        Ok(Opened::Done) => {
+            env.count_service(work.flow.frontend(), |counters| {
+                counters.flows = counters.flows.wrapping_add(1)
+            });
+            take(work.way, packet, env, work, link)
+        }
+        // The way found is that of another backend, maybe.
+        Ok(Opened::Raced) => send(packet, env, work, link),
+        Err(reason) => Err(refuse(env, reason, work.flow.frontend()).into()),
+    }
+}
+
+/// Finds the way of a packet whose connection stands, and sends it.
+#[inline(always)]
+fn send<F, P, E>(
+    packet: &mut P,
+    env: &E,
+    work: &mut Workspace<F>,
+    link: &Link,
+) -> Result<VerdictNumber, VerdictNumber>
+where
+    F: ParseFamily,
+    P: Packet,
+    E: Environment + Lookup<F> + Routes<F>,
+{
+    let way = find_way(packet, env, work, link, false)?;
+    take(way, packet, env, work, link)
+}
+
+/// Finds where the packet goes once it is translated, before anything of it is written. `opens`: whether it opens a
+/// connection; one that the stack delivers keeps its source, whatever its service wants.
+#[inline(always)]
+fn find_way<F, P, E>(
+    packet: &P,
+    env: &E,
+    work: &mut Workspace<F>,
+    link: &Link,
+    opens: bool,
+) -> Result<VerdictNumber, VerdictNumber>
 where
     F: ParseFamily,
     P: Packet,
@@ -138,15 +190,21 @@ where
 {
     let Workspace { headers, flow, hop, .. } = work;
     let xdp = matches!(packet.hook(), Hook::Xdp);
-    let stack = || if xdp { Way::Leave(LeaveReason::Local) } else { Way::Stack };
+    let leave = |reason| Ok(Verdict::Leave(reason).into());
+    let stack = || if xdp { leave(LeaveReason::Local) } else { Ok(Verdict::Deliver.into()) };
     if matches!(packet.hook(), Hook::Egress) {
-        return Ok(Way::Stack);
+        return Ok(Verdict::Deliver.into());
     }
-    if flow.is_local() && matches!(flow.direction(), Direction::Original) {
-        return Ok(stack());
+    let original = matches!(flow.direction(), Direction::Original);
+    if flow.is_local() && original {
+        return stack();
     }
-    if xdp && link.tags != 0 {
-        return Ok(Way::Leave(LeaveReason::Tagged));
+    // The stack takes a packet for forged that comes from an address of its own.
+    let forged_to_stack = flow.is_masqueraded() && original;
+    // Which address it will come from depends on where it leaves, also where XDP does not send it.
+    let tagged = xdp && link.tags != 0;
+    if tagged && !(forged_to_stack && opens) {
+        return leave(LeaveReason::Tagged);
     }
     let query = RouteQuery {
         interface: packet.interface(),
@@ -159,69 +217,74 @@ where
         length: packet.segment_length(headers.l3_length, headers.headers_length),
     };
     let reason = match Routes::<F>::route(env, &query, hop) {
-        Route::Stack => return Ok(stack()),
-        Route::TooBig if xdp => return Ok(Way::Leave(LeaveReason::TooBig)),
+        Route::Stack if forged_to_stack && opens => {
+            flow.set_masqueraded(false);
+            return stack();
+        }
+        Route::Stack if forged_to_stack => DropReason::StackOnly,
+        Route::Stack => return stack(),
+        Route::TooBig if xdp => return leave(LeaveReason::TooBig),
         // The stack splits it.
-        Route::TooBig if !headers.dont_fragment => return Ok(Way::Stack),
+        Route::TooBig if !headers.dont_fragment && !forged_to_stack => return Ok(Verdict::Deliver.into()),
         Route::Forward if headers.hop_limit <= 1 => DropReason::HopLimit,
-        Route::Forward if xdp => return Ok(through_xdp(hop, packet.interface(), env)),
-        Route::Forward => return Ok(Way::Forward),
+        Route::Forward if tagged => return leave(LeaveReason::Tagged),
+        Route::Forward if xdp => return Ok(through_xdp(hop, packet.interface(), env).into()),
+        Route::Forward => return Ok(Verdict::Forward.into()),
         Route::TooBig => DropReason::TooBig,
         Route::Unreachable => DropReason::Unreachable,
         Route::ForwardingOff => DropReason::ForwardingOff,
     };
-    Err(refuse(env, reason, flow.frontend()))
+    Err(refuse(env, reason, flow.frontend()).into())
 }
 
 /// Whether XDP can send a packet to this hop itself.
 #[inline(always)]
-fn through_xdp<E: Environment>(hop: &NextHop, arrived: u32, env: &E) -> Way {
+fn through_xdp<E: Environment>(hop: &NextHop, arrived: u32, env: &E) -> Verdict {
     if !hop.resolved {
-        return Way::Leave(LeaveReason::NoNeighbor);
+        return Verdict::Leave(LeaveReason::NoNeighbor);
     }
     let needed = if hop.interface == arrived { INTERFACE_XDP_TX } else { INTERFACE_XDP_REDIRECT };
     match env.interface(hop.interface) {
-        Some(entry) if entry.flags & needed != 0 => Way::Forward,
-        _ => Way::Leave(LeaveReason::Interface),
+        Some(entry) if entry.flags & needed != 0 => Verdict::Forward,
+        _ => Verdict::Leave(LeaveReason::Interface),
     }
 }
 
 /// Translates the packet and lets it go its way.
 #[inline(always)]
 fn take<F, P, E>(
-    way: &Way,
+    way: VerdictNumber,
     packet: &mut P,
     env: &E,
     work: &Workspace<F>,
     link: &Link,
-) -> Result<Verdict, Verdict>
+) -> Result<VerdictNumber, VerdictNumber>
 where
     F: ParseFamily,
     P: Packet,
     E: Environment + Lookup<F>,
 {
     let Workspace { headers, flow, .. } = work;
-    let applied = match way {
-        Way::Leave(reason) => return Ok(Verdict::Leave(*reason)),
-        Way::Stack => packet.translate(headers, flow, HopLimit::Keep).map(|()| Verdict::Deliver),
-        Way::Forward => packet
+    let applied = match way.action() {
+        Action::Deliver => packet.translate(headers, flow, HopLimit::Keep),
+        Action::Forward => packet
             .translate(headers, flow, HopLimit::Decrement)
             .and_then(|()| {
                 if link.tags != 0 || packet.has_tag_beside() { packet.untag(link.tags) } else { Ok(()) }
             })
-            .and_then(|()| packet.send(&work.hop))
-            .map(|()| Verdict::Forward),
+            .and_then(|()| packet.send(&work.hop)),
+        Action::Leave | Action::Pass | Action::Drop => return Ok(way),
     };
-    let Ok(verdict) = applied else {
-        return Err(refuse(env, DropReason::Rewrite, flow.frontend()));
-    };
+    if applied.is_err() {
+        return Err(refuse(env, DropReason::Rewrite, flow.frontend()).into());
+    }
     let bytes = u64::from(headers.l3_length);
     let reply = matches!(flow.direction(), Direction::Reply);
     if reply
         && !serves::<F, E>(flow.frontend(), flow.source(), flow.source_port(), headers.tuple.protocol(), env)
     {
         // The frontend is gone: its counters are another's by now, or nobody's.
-        return Ok(verdict);
+        return Ok(way);
     }
     env.count_service(flow.frontend(), |counters| {
         if reply {
@@ -232,7 +295,7 @@ where
             counters.bytes = counters.bytes.wrapping_add(bytes);
         }
     });
-    Ok(verdict)
+    Ok(way)
 }
 
 /// Counts a drop at its frontend.

@@ -28,7 +28,7 @@ pub struct RouteQuery<F: Family> {
 
 /// Routes and neighbours: `bpf_fib_lookup` in the kernel, a small table in memory.
 pub trait Routes<F: Family> {
-    /// Asks for a route. The next hop is written only where the answer is [`Route::Forward`].
+    /// Asks for a route. The next hop is written only where the answer is [`Route::Forward`] or [`Route::TooBig`].
     fn route(&self, query: &RouteQuery<F>, hop: &mut NextHop) -> Route;
 }
 

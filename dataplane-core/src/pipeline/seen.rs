@@ -3,6 +3,7 @@
 use super::{Direction, Tick};
 use crate::{
     abi::{Setting, StateWord},
+    tables::{Family, Flow},
     wire::{PROTOCOL_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN},
 };
 
@@ -25,6 +26,10 @@ impl Seen {
     pub const BACKEND_FIN: u32 = 8;
     /// Either side sent a RST, and nobody went on since.
     pub const RESET: u32 = 16;
+    /// Which of the flows of its tuple this is: 16 bits at random. An entry carries them at both ends, so that a reader
+    /// notices where the kernel put one flow in the place of another of the same tuple.
+    const INCARNATION: u32 = 0xffff << Self::INCARNATION_SHIFT;
+    const INCARNATION_SHIFT: u32 = 8;
     /// The collector found the flow over; the next time it removes the entry. Packets need not know.
     pub const CONDEMNED: u32 = 1 << 29;
     /// The entry is being replaced; whoever set this bit does it.
@@ -86,6 +91,25 @@ impl Seen {
         Self(self.0 & !Self::CONDEMNED)
     }
 
+    /// Nothing seen yet, of a flow to be told from others of its tuple by the lower 16 bits of this number.
+    #[inline(always)]
+    pub const fn of_incarnation(number: u32) -> Self {
+        Self(number << Self::INCARNATION_SHIFT & Self::INCARNATION)
+    }
+
+    /// Which of the flows of its tuple this is.
+    #[inline(always)]
+    pub const fn incarnation(self) -> u32 {
+        (self.0 & Self::INCARNATION) >> Self::INCARNATION_SHIFT
+    }
+
+    /// Without its incarnation.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_any_incarnation(self) -> Self {
+        Self(self.0 & !Self::INCARNATION)
+    }
+
     /// Whether the collector found the flow over.
     #[inline(always)]
     pub const fn is_condemned(self) -> bool {
@@ -127,10 +151,34 @@ pub(super) const fn is_opening(protocol: u8, tcp_flags: u8) -> bool {
     protocol == PROTOCOL_TCP && tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
 }
 
-/// Whether an entry has outlived its time-out.
+/// So much longer than its flow lasts the reservation of its port, in ticks: who finds the flow alive may rely on the port.
+/// Longer than the pause between two refreshes, which touch both, and than a packet is on its way.
+const RESERVATION_MARGIN: u32 = 2 * Tick::REFRESH;
+
+/// Whether an entry in this state, last seen then, has outlived its time-out.
 #[inline(always)]
-pub(super) const fn is_expired(last_seen: Tick, now: Tick, timeout: u32) -> bool {
-    now.since(last_seen) > timeout
+pub(super) fn is_expired(
+    seen: Seen,
+    protocol: u8,
+    last_seen: Tick,
+    now: Tick,
+    is_reservation: bool,
+    setting: impl FnOnce(Setting) -> u32,
+) -> bool {
+    let margin = if is_reservation { RESERVATION_MARGIN } else { 0 };
+    now.since(last_seen) > setting(seen.timeout(protocol)).saturating_add(margin)
+}
+
+/// As [`is_expired`], of a flow that was copied.
+#[inline(always)]
+pub(super) fn is_over<F: Family>(
+    flow: &F::Flow,
+    protocol: u8,
+    now: Tick,
+    setting: impl FnOnce(Setting) -> u32,
+) -> bool {
+    let seen = Seen::from(flow.state());
+    is_expired(seen, protocol, flow.last_seen(), now, flow.is_reservation(), setting)
 }
 
 #[cfg(test)]

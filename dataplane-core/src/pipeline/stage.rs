@@ -4,7 +4,7 @@
 //! layer and IPv4; a packet that needs another goes there by a tail call, with its workspaces as they are. No stage that
 //! has a next one has changed the packet.
 
-use super::{Environment, Hook, PassReason, Verdict};
+use super::{Environment, Hook, PassReason, Verdict, VerdictNumber};
 
 /// A stage behind the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,11 +12,15 @@ use super::{Environment, Hook, PassReason, Verdict};
 pub enum Stage {
     /// IPv6, from its header on.
     V6 = 0,
+    /// An IPv4 connection whose source is translated is opened. It has a port to look for.
+    MasqueradeV4 = 1,
+    /// As [`MasqueradeV4`](Self::MasqueradeV4), of IPv6.
+    MasqueradeV6 = 2,
 }
 
 impl Stage {
     /// All of them, in the order of their numbers.
-    pub const ALL: &'static [Self] = &[Self::V6];
+    pub const ALL: &'static [Self] = &[Self::V6, Self::MasqueradeV4, Self::MasqueradeV6];
 
     /// What becomes of a packet whose next stage is not in its place.
     #[inline(always)]
@@ -29,12 +33,18 @@ impl Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// This, and it is counted.
-    Done(Verdict),
+    Done(VerdictNumber),
     /// Another stage goes on: [`resume`](super::resume).
     Next(Stage),
 }
 
 impl Step {
+    /// There is a verdict.
+    #[inline(always)]
+    pub(super) fn done(verdict: Verdict) -> Self {
+        Self::Done(verdict.into())
+    }
+
     /// Counts the verdict, where there is one.
     #[inline(always)]
     pub(super) fn counted<E: Environment>(self, hook: Hook, env: &E) -> Self {
@@ -45,9 +55,9 @@ impl Step {
     }
 }
 
-impl From<Result<Verdict, Verdict>> for Step {
+impl From<Result<VerdictNumber, VerdictNumber>> for Step {
     #[inline(always)]
-    fn from(result: Result<Verdict, Verdict>) -> Self {
+    fn from(result: Result<VerdictNumber, VerdictNumber>) -> Self {
         match result {
             Ok(verdict) | Err(verdict) => Self::Done(verdict),
         }

@@ -47,6 +47,13 @@ macro_rules! reasons {
                     $(Self::$variant => $text,)+
                 }
             }
+
+            const fn from_number(number: u8) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$variant),)+
+                    _ => None,
+                }
+            }
         }
     };
 }
@@ -88,8 +95,6 @@ reasons! {
         TooBig = 19 "too-big",
         /// It carries an 802.1Q tag.
         Tagged = 20 "tagged",
-        /// Another CPU opened its connection in the same moment.
-        Contended = 21 "contended",
     }
 }
 
@@ -114,6 +119,18 @@ reasons! {
         Malformed = 39 "malformed",
         /// The kernel refused to change the packet.
         Rewrite = 40 "rewrite",
+        /// Its source is to be translated, and no address is known for the interface towards its backend: it is no uplink,
+        /// or has no address of this family.
+        NoMasqueradeAddress = 41 "no-masquerade-address",
+        /// Every port that was tried towards its backend is in use.
+        NatExhausted = 42 "nat-exhausted",
+        /// There is no room for another reservation of a port.
+        NatFull = 43 "nat-full",
+        /// Another CPU was opening or ending the same connection, and what it made of it can't be told yet.
+        Contended = 44 "contended",
+        /// Its source was translated, and only the stack knows a way to its backend by now. The stack would take it for
+        /// forged.
+        StackOnly = 45 "stack-only",
     }
 }
 
@@ -139,8 +156,8 @@ impl Verdict {
         match self {
             Self::Pass(reason) => reason as u8,
             Self::Leave(reason) => reason as u8,
-            Self::Deliver => 24,
-            Self::Forward => 25,
+            Self::Deliver => DELIVER,
+            Self::Forward => FORWARD,
             Self::Drop(reason) => reason as u8,
         }
     }
@@ -175,6 +192,72 @@ impl Verdict {
     }
 }
 
+/// A verdict by its number. So the programs carry it: of a verdict without a reason, the compiler would carry a reason that
+/// is not there, which the verifier takes for a mistake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct VerdictNumber(u8);
+
+impl VerdictNumber {
+    /// The number: under 64.
+    #[inline(always)]
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+
+    /// What happens, whatever the reason.
+    #[inline(always)]
+    pub const fn action(self) -> Action {
+        match self.0 {
+            0..LEAVE => Action::Pass,
+            LEAVE..DELIVER => Action::Leave,
+            DELIVER => Action::Deliver,
+            FORWARD => Action::Forward,
+            _ => Action::Drop,
+        }
+    }
+}
+
+/// What happens to a packet, without the reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// [`Verdict::Pass`].
+    Pass,
+    /// [`Verdict::Leave`].
+    Leave,
+    /// [`Verdict::Deliver`].
+    Deliver,
+    /// [`Verdict::Forward`].
+    Forward,
+    /// [`Verdict::Drop`].
+    Drop,
+}
+
+/// The first number of a reason to leave a packet.
+const LEAVE: u8 = 16;
+const DELIVER: u8 = 24;
+const FORWARD: u8 = 25;
+
+impl From<Verdict> for VerdictNumber {
+    #[inline(always)]
+    fn from(verdict: Verdict) -> Self {
+        Self(verdict.number())
+    }
+}
+
+impl From<VerdictNumber> for Verdict {
+    fn from(VerdictNumber(number): VerdictNumber) -> Self {
+        let pass = PassReason::from_number(number).map(Self::Pass);
+        let leave = || LeaveReason::from_number(number).map(Self::Leave);
+        let drop = || DropReason::from_number(number).map(Self::Drop);
+        match pass.or_else(leave).or_else(drop) {
+            Some(verdict) => verdict,
+            // A number comes from a verdict, and these are the two without a reason.
+            None if number == Self::Forward.number() => Self::Forward,
+            None => Self::Deliver,
+        }
+    }
+}
+
 impl core::fmt::Display for Verdict {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self.reason() {
@@ -195,6 +278,11 @@ mod tests {
         let numbers: HashSet<u8> = Verdict::all().map(Verdict::number).collect();
         assert_eq!(numbers.len(), Verdict::all().count());
         assert!(numbers.iter().all(|&number| number < 64));
+        for verdict in Verdict::all() {
+            let number = VerdictNumber::from(verdict);
+            assert_eq!((number.get(), Verdict::from(number)), (verdict.number(), verdict));
+            assert_eq!(format!("{:?}", number.action()).to_lowercase(), verdict.action());
+        }
         let texts: HashSet<String> = Verdict::all().map(|verdict| verdict.to_string()).collect();
         assert_eq!(texts.len(), Verdict::all().count());
     }

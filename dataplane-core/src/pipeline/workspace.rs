@@ -1,6 +1,6 @@
 //! Where a packet's particulars are while it is worked on.
 
-use super::{Headers, Link, NextHop};
+use super::{Headers, Link, NextHop, VerdictNumber};
 use crate::tables::{Family, V4, V6};
 
 /// Room for one packet's particulars. In the kernel it stands in a map, one for each CPU and hook: a program's stack has
@@ -41,4 +41,8 @@ pub(super) struct Workspace<F: Family> {
     pub found: F::Flow,
     /// Where the packet goes, if it is forwarded.
     pub hop: NextHop,
+    /// What becomes of the packet, if nothing fails: delivered, forwarded or left.
+    pub way: VerdictNumber,
+    /// Whether an entry is in the way of the flow that is to be opened: `found` is a copy of it.
+    pub stale: bool,
 }

@@ -95,7 +95,7 @@ mod tests {
     use crate::{
         abi::BackendRef,
         compile::{BackendKey, BackendRow, ListKind, ListRow},
-        model::{Frontend, IpFamily, Protocol},
+        model::{Frontend, IpFamily, Masquerade, Protocol},
     };
 
     fn frontend(index: u32) -> FrontendRow {
@@ -115,6 +115,7 @@ mod tests {
                 base,
                 entries: backends.iter().map(|&b| BackendRef::new(b, 1)).collect(),
                 kind: ListKind::Random,
+                masquerade: Masquerade::Never,
             }),
             frontends: frontends.iter().copied().map(frontend).collect(),
         }

@@ -19,22 +19,25 @@ pub struct Capacity {
     pub backends: u32,
     /// Conntrack entries of each family: two for each connection. The oldest ones go when it is full.
     pub conntrack: u32,
+    /// Connections of each family whose source is translated: the reservations of their ports. New ones are refused when
+    /// it is full.
+    pub nat: u32,
 }
 
 impl Default for Capacity {
     /// 65,536 frontends and backends of each family, 2^20 slot words, 2^18 conntrack entries
-    /// of each family.
+    /// and 2^17 reservations of each family.
     ///
-    /// In the kernel that is 8 MiB of slots, 3 MiB of backends, some 70 MiB of conntrack (allocated up front), 12 MiB
-    /// of frontends, and 3 MiB of counters for each CPU.
+    /// In the kernel that is 8 MiB of slots, 3 MiB of backends, some 70 MiB of conntrack and 35 MiB of reservations (allocated
+    /// up front), 12 MiB of frontends, and 3 MiB of counters for each CPU.
     fn default() -> Self {
-        Self { frontends: 1 << 16, slots: 1 << 20, backends: 1 << 16, conntrack: 1 << 18 }
+        Self { frontends: 1 << 16, slots: 1 << 20, backends: 1 << 16, conntrack: 1 << 18, nat: 1 << 17 }
     }
 }
 
 impl Capacity {
     /// Small tables, for tests and for looking at full ones.
     pub const fn small() -> Self {
-        Self { frontends: 64, slots: 1 << 10, backends: 64, conntrack: 1 << 10 }
+        Self { frontends: 64, slots: 1 << 10, backends: 64, conntrack: 1 << 10, nat: 1 << 9 }
     }
 }

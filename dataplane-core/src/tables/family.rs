@@ -4,10 +4,10 @@ use core::{fmt::Debug, hash::Hash};
 
 use crate::{
     abi::{
-        BackendRef, FLOW_LOCAL, FLOW_REPLY, FlowV4, FlowV6, ServiceKeyV4, ServiceKeyV6, StateWord, TupleV4,
-        TupleV6,
+        BackendRef, FLOW_LOCAL, FLOW_MASQUERADED, FLOW_REPLY, FlowV4, FlowV6, ServiceKeyV4, ServiceKeyV6,
+        StateWord, TupleV4, TupleV6,
     },
-    pipeline::{Backend, Direction, Tick},
+    pipeline::{Backend, Direction, Seen, Tick},
     wire::{Be16, Delta, Header, Ipv4Address, Ipv6Address},
 };
 
@@ -53,6 +53,8 @@ pub trait Tuple<F: Family>: Sized {
     /// The tuple of the packets that answer those which `flow` has translated.
     #[must_use]
     fn answering(&self, flow: &F::Flow) -> Self;
+    /// Changes the destination port.
+    fn set_destination_port(&mut self, port: Be16);
     /// What the entry of this tuple carries.
     fn tag(&self) -> u32;
     /// Where the flow belongs in a Maglev table, evenly spread over all 32 bits.
@@ -69,17 +71,43 @@ pub trait Tuple<F: Family>: Sized {
     fn protocol(&self) -> u8;
 }
 
+/// In which table the entry of a tuple stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Place {
+    /// Conntrack: clients' packets, and replies of flows that keep their source. The oldest ones go when it is full.
+    Conntrack = 0,
+    /// The reservations: replies of flows whose source is translated. Nothing goes before its time.
+    Nat = 1,
+}
+
+impl Place {
+    /// The place of this number.
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        if number == Self::Nat as u32 { Self::Nat } else { Self::Conntrack }
+    }
+}
+
 /// One direction of a connection: what to do with its packets. The value of its conntrack entry.
 pub trait Flow<F: Family>: Sized {
     /// The flow of a client's packets to a backend.
     fn to_backend(tuple: &F::Tuple, backend: &Backend<F>, backend_ref: BackendRef, frontend: u32) -> Self;
+    /// Says whether it is to have an address of this host as its source.
+    fn set_masqueraded(&mut self, masqueraded: bool);
+    /// Gives the packets of `tuple` another source address, once.
+    fn set_source(&mut self, tuple: &F::Tuple, address: F::Address);
+    /// Gives the packets of `tuple` another source port.
+    fn set_source_port(&mut self, tuple: &F::Tuple, port: Be16);
     /// The flow of the packets that answer: it translates back to what `tuple` was.
     #[must_use]
     fn answering(&self, tuple: &F::Tuple) -> Self;
+    /// Begins now, in this state, as the entry of the replies of `flow`, from whose port alone it differs yet.
+    fn open_answers(&mut self, flow: &F::Flow, state: StateWord, now: Tick);
     /// The same flow, beginning now, in this state.
     #[must_use]
     fn starting(self, state: StateWord, now: Tick) -> Self;
-    /// Whether both tags are this one.
+    /// Whether both tags are this one, and both incarnations the same.
     fn has_tag(&self, tag: u32) -> bool;
     /// Its life.
     fn state(&self) -> StateWord;
@@ -105,6 +133,22 @@ pub trait Flow<F: Family>: Sized {
     fn direction(&self) -> Direction;
     /// Whether the backend is on this host.
     fn is_local(&self) -> bool;
+    /// Whether the source of the client's packets is translated.
+    fn is_masqueraded(&self) -> bool;
+    /// Whether its entry reserves a port: it is that of the replies of a flow whose source is translated.
+    #[inline(always)]
+    fn is_reservation(&self) -> bool {
+        self.is_masqueraded() && matches!(self.direction(), Direction::Reply)
+    }
+    /// Where the entry of the other direction stands.
+    #[inline(always)]
+    fn place_of_pair(&self) -> Place {
+        if self.is_masqueraded() && matches!(self.direction(), Direction::Original) {
+            Place::Nat
+        } else {
+            Place::Conntrack
+        }
+    }
 }
 
 macro_rules! family {
@@ -161,6 +205,11 @@ macro_rules! family {
                     destination_port: flow.source_port,
                     ..*self
                 }
+            }
+
+            #[inline(always)]
+            fn set_destination_port(&mut self, port: Be16) {
+                self.destination_port = port;
             }
 
             #[inline(always)]
@@ -222,6 +271,25 @@ macro_rules! family {
             }
 
             #[inline(always)]
+            fn set_masqueraded(&mut self, masqueraded: bool) {
+                self.flags &= !FLOW_MASQUERADED;
+                self.flags |= if masqueraded { FLOW_MASQUERADED } else { 0 };
+            }
+
+            #[inline(always)]
+            fn set_source(&mut self, tuple: &$tuple, address: $address) {
+                self.address_delta = Delta(self.address_delta).$replace(tuple.source, address).0;
+                self.source = address;
+            }
+
+            #[inline(always)]
+            fn set_source_port(&mut self, tuple: &$tuple, port: Be16) {
+                let destination = Delta::ZERO.replace16(tuple.destination_port, self.destination_port);
+                self.port_delta = destination.replace16(tuple.source_port, port).0;
+                self.source_port = port;
+            }
+
+            #[inline(always)]
             fn answering(&self, tuple: &$tuple) -> Self {
                 Self {
                     source: tuple.destination,
@@ -237,13 +305,23 @@ macro_rules! family {
             }
 
             #[inline(always)]
+            fn open_answers(&mut self, flow: &$flow, state: StateWord, now: Tick) {
+                self.port_delta = !flow.port_delta;
+                (self.state, self.tail_tag) = (state, state.tag());
+                (self.incarnation, self.last_seen) = (Seen::from(state).incarnation(), now.0);
+            }
+
+            #[inline(always)]
             fn starting(self, state: StateWord, now: Tick) -> Self {
-                Self { state, tail_tag: state.tag(), last_seen: now.0, ..self }
+                let incarnation = Seen::from(state).incarnation();
+                Self { state, tail_tag: state.tag(), incarnation, last_seen: now.0, ..self }
             }
 
             #[inline(always)]
             fn has_tag(&self, tag: u32) -> bool {
-                self.state.tag() == tag && self.tail_tag == tag
+                self.state.tag() == tag
+                    && self.tail_tag == tag
+                    && Seen::from(self.state).incarnation() == self.incarnation
             }
 
             #[inline(always)]
@@ -304,6 +382,11 @@ macro_rules! family {
             #[inline(always)]
             fn is_local(&self) -> bool {
                 self.flags & FLOW_LOCAL != 0
+            }
+
+            #[inline(always)]
+            fn is_masqueraded(&self) -> bool {
+                self.flags & FLOW_MASQUERADED != 0
             }
         }
     };

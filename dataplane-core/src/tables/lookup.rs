@@ -1,6 +1,6 @@
 //! What a packet needs of the tables.
 
-use super::Family;
+use super::{Family, Place};
 use crate::{
     abi::{BackendRef, ServiceRef, ServiceWord, StateWord},
     pipeline::{Backend, Tick},
@@ -27,16 +27,22 @@ pub trait Lookup<F: Family> {
     fn backend(&self, backend: BackendRef) -> Option<Backend<F>>;
 
     /// The entry of a tuple.
-    fn flow(&self, tuple: &F::Tuple) -> Option<Self::Entry>;
+    fn flow(&self, place: Place, tuple: &F::Tuple) -> Option<Self::Entry>;
 
     /// Puts an entry in unless there is one.
     ///
     /// # Errors
     /// [`InsertError::Exists`]: read that one and use it. [`InsertError::Full`]: there is no room.
-    fn insert_flow(&self, tuple: &F::Tuple, flow: &F::Flow) -> Result<(), InsertError>;
+    fn insert_flow(&self, place: Place, tuple: &F::Tuple, flow: &F::Flow) -> Result<(), InsertError>;
 
     /// Takes an entry out.
-    fn remove_flow(&self, tuple: &F::Tuple);
+    fn remove_flow(&self, place: Place, tuple: &F::Tuple);
+
+    /// The address that flows get as their source which leave through this interface.
+    fn masquerade_address(&self, interface: u32) -> Option<F::Address>;
+
+    /// Whether a socket of this host would get packets of this tuple.
+    fn is_bound(&self, tuple: &F::Tuple) -> bool;
 }
 
 /// A conntrack entry in its table. It may be recycled for another flow at any time.
@@ -50,6 +56,9 @@ pub trait FlowEntry<F: Family> {
 
     /// Replaces the state if it is still `current`; tells whether it did.
     fn exchange_state(&self, current: StateWord, new: StateWord) -> bool;
+
+    /// When a packet was last seen.
+    fn last_seen(&self) -> Tick;
 
     /// Notes that a packet was seen. On an entry that was recycled meanwhile this keeps another flow for longer, which
     /// does no harm.

@@ -17,7 +17,7 @@ pub use capacity::Capacity;
 pub use claim::Claim;
 #[cfg(feature = "std")]
 pub(crate) use claim::Claimed;
-pub use family::{Family, Flow, Tuple, V4, V6};
+pub use family::{Family, Flow, Place, Tuple, V4, V6};
 pub use lookup::{FlowEntry, InsertError, Lookup};
 #[cfg(feature = "std")]
 pub use store::{

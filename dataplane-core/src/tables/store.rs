@@ -114,6 +114,31 @@ pub trait Store: Send + Sync + 'static {
         self.tables().flows_v6
     }
 
+    /// Replies of IPv4 connections whose source is translated.
+    fn nat_v4(&self) -> &dyn HashTable<TupleV4, FlowV4> {
+        self.tables().nat_v4
+    }
+
+    /// Replies of IPv6 connections whose source is translated.
+    fn nat_v6(&self) -> &dyn HashTable<TupleV6, FlowV6> {
+        self.tables().nat_v6
+    }
+
+    /// Reserved ports of IPv4 connections, as the collector sees them.
+    fn reservations_v4(&self) -> &dyn FlowTable<TupleV4, FlowV4> {
+        self.tables().reservations_v4
+    }
+
+    /// Reserved ports of IPv6 connections, as the collector sees them.
+    fn reservations_v6(&self) -> &dyn FlowTable<TupleV6, FlowV6> {
+        self.tables().reservations_v6
+    }
+
+    /// [`MasqueradeEntry`](crate::abi::MasqueradeEntry)s; three words wide.
+    fn masquerade(&self) -> &dyn WordArray {
+        self.tables().masquerade
+    }
+
     /// Counters of packets.
     fn counters(&self) -> &dyn Counters {
         self.tables().counters
@@ -149,6 +174,16 @@ pub struct Tables<'a> {
     pub flows_v4: &'a dyn FlowTable<TupleV4, FlowV4>,
     /// IPv6 connections, as the collector sees them.
     pub flows_v6: &'a dyn FlowTable<TupleV6, FlowV6>,
+    /// Replies of IPv4 connections whose source is translated.
+    pub nat_v4: &'a dyn HashTable<TupleV4, FlowV4>,
+    /// Replies of IPv6 connections whose source is translated.
+    pub nat_v6: &'a dyn HashTable<TupleV6, FlowV6>,
+    /// Reserved ports of IPv4 connections, as the collector sees them.
+    pub reservations_v4: &'a dyn FlowTable<TupleV4, FlowV4>,
+    /// Reserved ports of IPv6 connections, as the collector sees them.
+    pub reservations_v6: &'a dyn FlowTable<TupleV6, FlowV6>,
+    /// [`MasqueradeEntry`](crate::abi::MasqueradeEntry)s; three words wide.
+    pub masquerade: &'a dyn WordArray,
     /// Counters of packets.
     pub counters: &'a dyn Counters,
     /// Who may write to them.

@@ -291,8 +291,8 @@ fn a_maglev_table_that_is_not_ours_is_a_miss() {
     let tables = host.simulator.tables().clone();
     let tag = ServiceWord(tables.service_words().load(service.index, 0).unwrap()).tag();
     let last = tables.slots().capacity() / SLOT_LINE_WORDS - 1;
-    for (entries, places) in [(1, 65_521), (1, u32::MAX), (1000, 13), (u32::MAX, 13), (u32::MAX, u32::MAX)] {
-        let words = [SlotHeader::new(entries, places).0, 0, 0, 0, backend.0, u64::MAX, u64::MAX, u64::MAX];
+    for (entries, places) in [(1, 65_521), (1, u16::MAX), (1000, 13), (u32::MAX, 13), (u32::MAX, u16::MAX)] {
+        let words = [SlotHeader::new(entries, places, 0).0, 0, 0, 0, backend.0, u64::MAX, u64::MAX, u64::MAX];
         tables.slots().store(last * SLOT_LINE_WORDS, &words).unwrap();
         tables.service_words().store(service.index, &[ServiceWord::new(last, tag).0]).unwrap();
         let verdict = host.client_sends(&frame).verdict;

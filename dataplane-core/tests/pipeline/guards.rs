@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Barrier, thread, time::Duration};
 use dataplane_core::{
     abi::{FLOW_REPLY, FlowV4, ServiceKeyV4, ServiceRef, ServiceWord, StateWord, TupleV4},
     memory::{SimulatedInterface, Target},
-    pipeline::{DropReason, Hook, LeaveReason, PassReason, Seen, Verdict},
+    pipeline::{DropReason, Hook, PassReason, Seen, Verdict},
     tables::Store,
     wire::Be16,
 };
@@ -14,7 +14,7 @@ use dataplane_testkit::frames::{
     flags::{ACK, SYN},
 };
 
-use crate::host::{BACK, FRONT_MAC, Host, TCP, V4, assert_untouched, tcp, towards_front};
+use crate::host::{BACK, FRONT_MAC, Host, TCP, V4, assert_forwarded, tcp, towards_front};
 
 const NO_SERVICE: Verdict = Verdict::Pass(PassReason::NoService);
 
@@ -146,13 +146,11 @@ fn an_entry_that_is_being_replaced_is_left_alone() {
     let (dying, dying_replies) = (half(&host, false), half(&host, true));
     for flags in [SYN, ACK] {
         let frame = tcp(V4.client, V4.service, flags);
-        let contended = Verdict::Leave(LeaveReason::Contended);
-        assert_untouched(&host.at(Hook::Xdp, &frame), &towards_front(&frame), contended);
-        let delivered = host.at(Hook::Ingress, &frame);
-        assert_eq!((delivered.verdict, delivered.sent), (Verdict::Deliver, None));
         // It goes by its own choice.
-        let seen = Dissected::of(&delivered.frame).unwrap();
-        assert_eq!(seen.destination, V4.other_backend.parse().unwrap());
+        assert_forwarded(&host.at(Hook::Xdp, &frame), &frame, V4.client, V4.other_backend);
+        let outcome = host.at(Hook::Ingress, &frame);
+        assert_eq!((outcome.verdict, outcome.sent.unwrap().interface), (Verdict::Forward, BACK));
+        assert_eq!(Dissected::of(&outcome.frame).unwrap().destination, V4.other_backend.parse().unwrap());
         assert_eq!((half(&host, false), half(&host, true)), (dying, dying_replies));
     }
     assert_eq!((host.counters(service).flows, host.entries()), (1, 2));
@@ -186,19 +184,14 @@ fn racing_packets_of_one_connection_agree() {
             let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(run)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        let raced = if hook == Hook::Xdp { Verdict::Leave(LeaveReason::Contended) } else { Verdict::Deliver };
         let destinations: HashSet<_> = outcomes
             .iter()
-            // At XDP who lost leaves the packet as it is.
-            .filter(|outcome| outcome.verdict != Verdict::Leave(LeaveReason::Contended))
             .map(|outcome| {
                 let destination = Dissected::of(&outcome.frame).unwrap().destination;
-                // Who lost hands the packet to the stack, which finds the way to the winner's backend.
-                assert!([Verdict::Forward, raced].contains(&outcome.verdict), "{}", outcome.verdict);
-                if let Some(hop) = outcome.sent {
-                    let way = if destination == other_backend { OTHER_BACK } else { BACK };
-                    assert_eq!(hop.interface, way, "round {round}: {destination}");
-                }
+                // Who lost finds the way to the winner's backend.
+                assert_eq!(outcome.verdict, Verdict::Forward);
+                let way = if destination == other_backend { OTHER_BACK } else { BACK };
+                assert_eq!(outcome.sent.unwrap().interface, way, "round {round}: {destination}");
                 destination
             })
             .collect();

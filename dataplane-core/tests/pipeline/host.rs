@@ -77,6 +77,11 @@ impl Host {
         host
     }
 
+    /// What the lists that are written from now on say of how flows are treated.
+    pub fn list_flags(&mut self, flags: u16) {
+        self.filler.list_flags = flags;
+    }
+
     pub fn backend(&mut self, address: &str) -> BackendRef {
         self.filler.backend(&**self.simulator.tables(), address.parse().unwrap(), false).unwrap()
     }

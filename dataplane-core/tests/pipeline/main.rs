@@ -9,3 +9,4 @@ mod connections;
 mod frames;
 mod guards;
 mod host;
+mod masquerade;

@@ -3,7 +3,7 @@
 use dataplane_core::{
     abi::CollectorWord,
     pipeline::{Fate, Revoked, Tick, collect},
-    tables::{V4, V6},
+    tables::{Place, V4, V6},
 };
 
 use crate::maps;
@@ -23,11 +23,12 @@ macro_rules! look {
             let revoked = Revoked { frontend: suspect.frontend, backend: suspect.backend };
             let setting = |setting| maps::setting(setting as u32).unwrap_or(0) as u32;
             let mut fate = Fate::Gone;
-            if let Some(entry) = maps::$maps::flow(&suspect.tuple) {
+            let place = Place::from_number(suspect.place);
+            if let Some(entry) = maps::$maps::flow(place, &suspect.tuple) {
                 let mut flow = Default::default();
                 fate = collect::<$family, _>(&entry, &suspect.tuple, &revoked, &mut flow, now, setting);
                 if matches!(fate, Fate::Removed) {
-                    maps::$maps::remove_flow(&suspect.tuple);
+                    maps::$maps::remove_flow(place, &suspect.tuple);
                 }
             }
             maps::$maps::set_fate(next, fate);

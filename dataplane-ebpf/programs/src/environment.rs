@@ -7,8 +7,10 @@ use dataplane_core::{
         BackendRef, InterfaceEntry, ServiceCounters, ServiceRef, ServiceWord, Setting, StateWord, TestInput,
         counter_index,
     },
-    pipeline::{Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Stage, Tick, Verdict},
-    tables::{Family, FlowEntry, InsertError, Lookup, V4, V6},
+    pipeline::{
+        Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Stage, Steps, Tick, VerdictNumber,
+    },
+    tables::{Family, FlowEntry, InsertError, Lookup, Place, V4, V6},
 };
 
 use crate::{
@@ -33,17 +35,17 @@ impl Kernel {
 
 /// Counts a packet whose next stage is not in its place.
 #[inline(always)]
-pub fn absent(hook: Hook, stage: Stage) -> Verdict {
-    let verdict = stage.absent();
+pub fn absent(hook: Hook, stage: Stage) -> VerdictNumber {
+    let verdict = stage.absent().into();
     maps::count(counter_index(hook, verdict));
     verdict
 }
 
 /// Tells tests what became of the packet.
 #[inline(always)]
-pub fn report(verdict: Verdict) {
+pub fn report(verdict: VerdictNumber) {
     if maps::is_deterministic() {
-        maps::set_test_output(TestInput::Verdict, u64::from(verdict.number()) | 1 << 32);
+        maps::set_test_output(TestInput::Verdict, u64::from(verdict.get()) | 1 << 32);
     }
 }
 
@@ -59,7 +61,7 @@ pub fn report_hop(hop: &NextHop) {
 }
 
 macro_rules! family {
-    ($family:ty, $maps:ident, $route:ident) => {
+    ($family:ty, $maps:ident, $route:ident, $is_bound:ident) => {
         impl Lookup<$family> for Kernel {
             type Entry = maps::$maps::Entry;
 
@@ -85,22 +87,37 @@ macro_rules! family {
             }
 
             #[inline(always)]
-            fn flow(&self, tuple: &<$family as Family>::Tuple) -> Option<Self::Entry> {
-                maps::$maps::flow(tuple)
+            fn flow(&self, place: Place, tuple: &<$family as Family>::Tuple) -> Option<Self::Entry> {
+                maps::$maps::flow(place, tuple)
             }
 
             #[inline(always)]
             fn insert_flow(
                 &self,
+                place: Place,
                 tuple: &<$family as Family>::Tuple,
                 flow: &<$family as Family>::Flow,
             ) -> Result<(), InsertError> {
-                maps::$maps::insert_flow(tuple, flow)
+                maps::$maps::insert_flow(place, tuple, flow)
             }
 
             #[inline(always)]
-            fn remove_flow(&self, tuple: &<$family as Family>::Tuple) {
-                maps::$maps::remove_flow(tuple);
+            fn remove_flow(&self, place: Place, tuple: &<$family as Family>::Tuple) {
+                maps::$maps::remove_flow(place, tuple);
+            }
+
+            #[inline(always)]
+            fn masquerade_address(&self, interface: u32) -> Option<<$family as Family>::Address> {
+                let entry = maps::masquerade(interface)?;
+                if entry.index != interface || entry.$maps == Default::default() {
+                    return None;
+                }
+                Some(entry.$maps)
+            }
+
+            #[inline(always)]
+            fn is_bound(&self, tuple: &<$family as Family>::Tuple) -> bool {
+                helpers::$is_bound(self.context, tuple)
             }
         }
 
@@ -118,6 +135,11 @@ macro_rules! family {
             #[inline(always)]
             fn exchange_state(&self, current: StateWord, new: StateWord) -> bool {
                 maps::$maps::Entry::exchange_state(self, current, new)
+            }
+
+            #[inline(always)]
+            fn last_seen(&self) -> Tick {
+                maps::$maps::Entry::last_seen(self)
             }
 
             #[inline(always)]
@@ -140,8 +162,8 @@ macro_rules! family {
     };
 }
 
-family!(V4, v4, route_v4);
-family!(V6, v6, route_v6);
+family!(V4, v4, route_v4, is_bound_v4);
+family!(V6, v6, route_v6, is_bound_v6);
 
 impl Environment for Kernel {
     #[inline(always)]
@@ -171,7 +193,12 @@ impl Environment for Kernel {
     }
 
     #[inline(always)]
-    fn count(&self, hook: Hook, verdict: Verdict) {
+    fn repeat<S: Steps>(&self, times: u32, steps: &mut S) {
+        helpers::repeat(times, steps);
+    }
+
+    #[inline(always)]
+    fn count(&self, hook: Hook, verdict: VerdictNumber) {
         maps::count(counter_index(hook, verdict));
     }
 

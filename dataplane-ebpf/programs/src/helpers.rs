@@ -5,14 +5,16 @@ use core::ffi::c_void;
 use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
-        bpf_fib_lookup as FibParameters, bpf_redir_neigh, xdp_md,
+        bpf_fib_lookup as FibParameters, bpf_redir_neigh, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2, xdp_md,
     },
     helpers::generated,
 };
 use dataplane_core::{
-    pipeline::{ApplyError, NextHop, Route, RouteQuery},
+    abi::{TupleV4, TupleV6},
+    pipeline::{ApplyError, NextHop, Route, RouteQuery, Steps},
     tables::{Family, V4, V6},
-    wire::MacAddress,
+    wire::{MacAddress, PROTOCOL_TCP},
 };
 use zerocopy::{Immutable, IntoBytes};
 
@@ -32,6 +34,21 @@ pub fn coarse_nanoseconds() -> u64 {
 pub fn random() -> u32 {
     // SAFETY: no arguments.
     unsafe { generated::bpf_get_prandom_u32() }
+}
+
+/// `bpf_loop` (Linux 5.17).
+#[inline(always)]
+pub fn repeat<S: Steps>(times: u32, steps: &mut S) {
+    /// What the kernel calls: 1 ends the loop.
+    extern "C" fn step<S: Steps>(index: u32, steps: *mut S) -> i64 {
+        // SAFETY: the pointer that is handed to the kernel below, which hands it on here before `repeat` returns.
+        i64::from(unsafe { &mut *steps }.step(index))
+    }
+    let callback: extern "C" fn(u32, *mut S) -> i64 = step::<S>;
+    // SAFETY: a function of this object, and the pointer that it takes.
+    unsafe {
+        generated::bpf_loop(times, callback as *mut c_void, core::ptr::from_mut(steps).cast(), 0);
+    }
 }
 
 /// Where the parameters of a route lookup stand: 64 bytes that the stack has not.
@@ -71,10 +88,65 @@ impl RouteRoom {
     }
 }
 
+/// `BPF_F_CURRENT_NETNS`: in the packet's own network namespace.
+const CURRENT_NETNS: u64 = u64::MAX;
+
+/// Whether a socket of this host would get the packets of a tuple: `bpf_skc_lookup_tcp`, `bpf_sk_lookup_udp`.
+#[inline(always)]
+fn is_bound(context: *mut c_void, tuple: &mut bpf_sock_tuple, length: u32, protocol: u8) -> bool {
+    // SAFETY: the context is this program's, and the tuple at least as long as is said; a socket that was found is given
+    // back at once and not looked at.
+    unsafe {
+        let socket: *mut c_void = if protocol == PROTOCOL_TCP {
+            generated::bpf_skc_lookup_tcp(context, tuple, length, CURRENT_NETNS, 0).cast()
+        } else {
+            generated::bpf_sk_lookup_udp(context, tuple, length, CURRENT_NETNS, 0).cast()
+        };
+        if socket.is_null() {
+            return false;
+        }
+        generated::bpf_sk_release(socket);
+        true
+    }
+}
+
+#[inline(always)]
+pub fn is_bound_v4(context: *mut c_void, tuple: &TupleV4) -> bool {
+    let mut asked = bpf_sock_tuple {
+        __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 {
+            ipv4: bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
+                saddr: tuple.source.0,
+                daddr: tuple.destination.0,
+                sport: tuple.source_port.0,
+                dport: tuple.destination_port.0,
+            },
+        },
+    };
+    let length = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>() as u32;
+    is_bound(context, &mut asked, length, tuple.protocol)
+}
+
+#[inline(always)]
+pub fn is_bound_v6(context: *mut c_void, tuple: &TupleV6) -> bool {
+    let mut asked = bpf_sock_tuple {
+        __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 {
+            ipv6: bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
+                saddr: tuple.source.0,
+                daddr: tuple.destination.0,
+                sport: tuple.source_port.0,
+                dport: tuple.destination_port.0,
+            },
+        },
+    };
+    let length = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2>() as u32;
+    is_bound(context, &mut asked, length, tuple.protocol)
+}
+
 /// `bpf_fib_lookup`; its answers are in `include/uapi/linux/bpf.h`, `BPF_FIB_LKUP_RET_*`.
 #[inline(always)]
 fn fib_lookup(context: *mut c_void, parameters: &mut FibParameters, hop: &mut NextHop) -> Route {
     // SAFETY: the context is this program's, the parameters are of the size that is said.
+    let query_interface = parameters.ifindex;
     let answer =
         unsafe { generated::bpf_fib_lookup(context, parameters, size_of::<FibParameters>() as i32, 0) };
     match answer {
@@ -88,7 +160,15 @@ fn fib_lookup(context: *mut c_void, parameters: &mut FibParameters, hop: &mut Ne
             write_hop(parameters, false, hop);
             Route::Forward
         }
-        8 => Route::TooBig,
+        8 => {
+            // Where it would leave is told only of what is not too long.
+            parameters.__bindgen_anon_1.tot_len = 0;
+            parameters.ifindex = query_interface;
+            // SAFETY: as above.
+            unsafe { generated::bpf_fib_lookup(context, parameters, size_of::<FibParameters>() as i32, 0) };
+            write_hop(parameters, false, hop);
+            Route::TooBig
+        }
         // No route, or one with an encapsulation: whatever it is, the stack knows how.
         _ => Route::Stack,
     }

@@ -68,6 +68,30 @@ fn forebay_egress_v6(context: TcContext) -> i32 {
     skb::go_on(context.skb.skb, Hook::Egress, Stage::V6)
 }
 
+/// Where [`forebay_xdp`] opens a masqueraded connection.
+#[xdp(frags)]
+fn forebay_xdp_nat_v4(context: XdpContext) -> u32 {
+    xdp::go_on(context.ctx, Stage::MasqueradeV4)
+}
+
+/// Where [`forebay_xdp_v6`] opens a masqueraded connection.
+#[xdp(frags)]
+fn forebay_xdp_nat_v6(context: XdpContext) -> u32 {
+    xdp::go_on(context.ctx, Stage::MasqueradeV6)
+}
+
+/// Where [`forebay_ingress`] opens a masqueraded connection.
+#[classifier]
+fn forebay_in_nat_v4(context: TcContext) -> i32 {
+    skb::go_on(context.skb.skb, Hook::Ingress, Stage::MasqueradeV4)
+}
+
+/// Where [`forebay_ingress_v6`] opens a masqueraded connection.
+#[classifier]
+fn forebay_in_nat_v6(context: TcContext) -> i32 {
+    skb::go_on(context.skb.skb, Hook::Ingress, Stage::MasqueradeV6)
+}
+
 /// Run by the collector, never attached: looks at one IPv4 entry.
 #[classifier]
 fn forebay_collect_v4(_: TcContext) -> i32 {

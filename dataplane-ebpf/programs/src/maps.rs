@@ -18,12 +18,12 @@ use aya_ebpf::{
 use dataplane_core::{
     abi::{
         BackendV4, BackendV6, COLLECTOR_WORDS, CONFIG_WORDS, COUNTERS as COUNTER_COUNT, CollectorWord,
-        FlowV4, FlowV6, INTERFACE_PLACES, InterfaceEntry, SUSPECTS, ServiceCounters, ServiceKeyV4,
-        ServiceKeyV6, ServiceRef, StateWord, SuspectV4, SuspectV6, TEST_INPUT_WORDS, TestInput, TupleV4,
-        TupleV6,
+        FlowV4, FlowV6, INTERFACE_PLACES, InterfaceEntry, MasqueradeEntry, SUSPECTS, ServiceCounters,
+        ServiceKeyV4, ServiceKeyV6, ServiceRef, StateWord, SuspectV4, SuspectV6, TEST_INPUT_WORDS, TestInput,
+        TupleV4, TupleV6,
     },
-    pipeline::{Fate, Hook, Stage, Tick, Workspaces},
-    tables::InsertError,
+    pipeline::{Fate, Hook, Seen, Stage, Tick, Workspaces},
+    tables::{Flow, InsertError, Place},
 };
 
 use crate::helpers::RouteRoom;
@@ -32,6 +32,7 @@ const FRONTENDS: usize = 1 << 16;
 const SLOT_WORDS: usize = 1 << 20;
 const BACKENDS: usize = 1 << 16;
 const FLOWS: usize = 1 << 18;
+const RESERVATIONS: usize = 1 << 17;
 const ROOM_WORDS: usize = size_of::<Room>().div_ceil(8);
 /// `BPF_F_MMAPABLE`, Linux 5.5.
 const MAPPED: usize = 1 << 10;
@@ -52,6 +53,12 @@ static BACKENDS_V6: Array<[u64; 4], BACKENDS, MAPPED> = Array::new();
 static CONNTRACK_V4: LruHashMap<TupleV4, FlowV4, FLOWS> = LruHashMap::new();
 #[btf_map(name = "conntrack_v6")]
 static CONNTRACK_V6: LruHashMap<TupleV6, FlowV6, FLOWS> = LruHashMap::new();
+#[btf_map(name = "nat_v4")]
+static NAT_V4: HashMap<TupleV4, FlowV4, RESERVATIONS> = HashMap::new();
+#[btf_map(name = "nat_v6")]
+static NAT_V6: HashMap<TupleV6, FlowV6, RESERVATIONS> = HashMap::new();
+#[btf_map(name = "masquerade")]
+static MASQUERADE: Array<[u64; 3], { INTERFACE_PLACES as usize }, MAPPED> = Array::new();
 #[btf_map(name = "config")]
 static CONFIG: Array<u64, { CONFIG_WORDS as usize }, MAPPED> = Array::new();
 #[btf_map(name = "interfaces")]
@@ -130,6 +137,12 @@ pub fn setting(index: u32) -> Option<u64> {
 #[inline(always)]
 pub fn interface(index: u32) -> Option<InterfaceEntry> {
     let words = copy(INTERFACES.get_ptr(index & (INTERFACE_PLACES - 1))?);
+    Some(zerocopy::transmute!(words))
+}
+
+#[inline(always)]
+pub fn masquerade(index: u32) -> Option<MasqueradeEntry> {
+    let words = copy(MASQUERADE.get_ptr(index & (INTERFACE_PLACES - 1))?);
     Some(zerocopy::transmute!(words))
 }
 
@@ -217,7 +230,7 @@ pub fn count_service(index: u32, add: impl FnOnce(&mut ServiceCounters)) {
 
 /// The maps of one family.
 macro_rules! family {
-    ($module:ident, $services:ident, $service_key:ty, $backends:ident, $backend:ty, $conntrack:ident, $tuple:ty,
+    ($module:ident, $services:ident, $service_key:ty, $backends:ident, $backend:ty, $conntrack:ident, $nat:ident, $tuple:ty,
      $flow:ident, $suspects:ident, $suspect:ident) => {
         pub mod $module {
             use super::*;
@@ -242,15 +255,23 @@ macro_rules! family {
             pub struct Entry(*mut $flow);
 
             #[inline(always)]
-            pub fn flow(tuple: &$tuple) -> Option<Entry> {
-                $conntrack.get_ptr_mut(tuple).map(Entry)
+            pub fn flow(place: Place, tuple: &$tuple) -> Option<Entry> {
+                let found = match place {
+                    Place::Conntrack => $conntrack.get_ptr_mut(tuple),
+                    Place::Nat => $nat.get_ptr_mut(tuple),
+                };
+                found.map(Entry)
             }
 
             #[inline(always)]
-            pub fn insert_flow(tuple: &$tuple, flow: &$flow) -> Result<(), InsertError> {
+            pub fn insert_flow(place: Place, tuple: &$tuple, flow: &$flow) -> Result<(), InsertError> {
                 const NO_EXIST: u64 = 1;
                 const EEXIST: i32 = -17;
-                match $conntrack.insert(tuple, flow, NO_EXIST) {
+                let inserted = match place {
+                    Place::Conntrack => $conntrack.insert(tuple, flow, NO_EXIST),
+                    Place::Nat => $nat.insert(tuple, flow, NO_EXIST),
+                };
+                match inserted {
                     Ok(()) => Ok(()),
                     Err(EEXIST) => Err(InsertError::Exists),
                     Err(_) => Err(InsertError::Full),
@@ -258,9 +279,13 @@ macro_rules! family {
             }
 
             #[inline(always)]
-            pub fn remove_flow(tuple: &$tuple) {
+            pub fn remove_flow(place: Place, tuple: &$tuple) {
+                let removed = match place {
+                    Place::Conntrack => $conntrack.remove(tuple),
+                    Place::Nat => $nat.remove(tuple),
+                };
                 // The only way to fail is that it is gone.
-                $conntrack.remove(tuple).unwrap_or(());
+                removed.unwrap_or(());
             }
 
             #[inline(always)]
@@ -278,14 +303,18 @@ macro_rules! family {
             }
 
             impl Entry {
-                /// Copies the value; false where its tags are not `tag` before and after: it was recycled meanwhile.
+                /// Copies the value; false where its tags are not `tag` before and after, or its incarnation is not the
+                /// same: it was recycled meanwhile.
                 #[inline(always)]
                 pub fn read(&self, tag: u32, into: &mut $flow) -> bool {
                     let words = copy(self.0.cast::<[u64; FLOW_WORDS]>().cast_const());
                     *into = zerocopy::transmute!(words);
                     // The first word once more: whoever fills the element from its front has changed it before what was
                     // copied after the first look.
-                    into.state.tag() == tag && into.tail_tag == tag && self.state().tag() == tag
+                    let again = self.state();
+                    into.has_tag(tag)
+                        && again.tag() == tag
+                        && Seen::from(again).incarnation() == into.incarnation
                 }
 
                 #[inline(always)]
@@ -309,6 +338,12 @@ macro_rules! family {
                 }
 
                 #[inline(always)]
+                pub fn last_seen(&self) -> Tick {
+                    // SAFETY: a field within the value, aligned; volatile, since others write it.
+                    Tick(unsafe { read_volatile(&raw const (*self.0).last_seen) })
+                }
+
+                #[inline(always)]
                 pub fn touch(&self, now: Tick) {
                     // SAFETY: a field within the value, aligned; a store of 4 bytes that others may overwrite.
                     unsafe { write_volatile(addr_of_mut!((*self.0).last_seen), now.0) };
@@ -325,6 +360,7 @@ family!(
     BACKENDS_V4,
     BackendV4,
     CONNTRACK_V4,
+    NAT_V4,
     TupleV4,
     FlowV4,
     SUSPECTS_V4,
@@ -337,6 +373,7 @@ family!(
     BACKENDS_V6,
     BackendV6,
     CONNTRACK_V6,
+    NAT_V6,
     TupleV6,
     FlowV6,
     SUSPECTS_V6,

@@ -4,8 +4,8 @@ use aya_ebpf::bindings::__sk_buff;
 use dataplane_core::{
     abi::counter_index,
     pipeline::{
-        ApplyError, Headers, Hook, HopLimit, MAX_VLAN_TAGS, NextHop, Packet, ParseFamily, PassReason, Stage,
-        Step, Verdict, begin, resume,
+        Action, ApplyError, Headers, Hook, HopLimit, MAX_VLAN_TAGS, NextHop, Packet, ParseFamily, PassReason,
+        Stage, Step, Verdict, begin, resume,
     },
     tables::{Flow, Tuple},
     wire::{Frame, Header, MacAddress, PROTOCOL_UDP, TcpHeader, UdpHeader},
@@ -45,7 +45,7 @@ pub fn run(context: *mut __sk_buff, hook: Hook) -> i32 {
     let bytes = skb.bytes();
     let wanted = if skb.len() < HEADERS { skb.len() } else { HEADERS };
     if bytes.data + wanted as usize > bytes.end && skb.pull(wanted).is_err() {
-        maps::count(counter_index(hook, Verdict::Pass(PassReason::Unreadable)));
+        maps::count(counter_index(hook, Verdict::Pass(PassReason::Unreadable).into()));
         return NEXT;
     }
     run_stage(context, hook, None)
@@ -76,11 +76,11 @@ fn run_stage(context: *mut __sk_buff, hook: Hook, stage: Option<Stage>) -> i32 {
         }
     };
     environment::report(verdict);
-    match verdict {
-        Verdict::Pass(_) | Verdict::Leave(_) => NEXT,
-        Verdict::Deliver => PASS,
-        Verdict::Forward => packet.action,
-        Verdict::Drop(_) => DROP,
+    match verdict.action() {
+        Action::Pass | Action::Leave => NEXT,
+        Action::Deliver => PASS,
+        Action::Forward => packet.action,
+        Action::Drop => DROP,
     }
 }
 

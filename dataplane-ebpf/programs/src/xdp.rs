@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use dataplane_core::{
     pipeline::{
-        ApplyError, Headers, Hook, HopLimit, NextHop, Packet, ParseFamily, Stage, Step, Verdict, begin,
+        Action, ApplyError, Headers, Hook, HopLimit, NextHop, Packet, ParseFamily, Stage, Step, begin,
         resume, translate_in_place,
     },
     wire::{Frame, Header},
@@ -51,10 +51,10 @@ fn run_stage(context: *mut xdp_md, stage: Option<Stage>) -> u32 {
         }
     };
     environment::report(verdict);
-    match verdict {
-        Verdict::Pass(_) | Verdict::Leave(_) | Verdict::Deliver => xdp_action::XDP_PASS,
-        Verdict::Forward => packet.action,
-        Verdict::Drop(_) => xdp_action::XDP_DROP,
+    match verdict.action() {
+        Action::Pass | Action::Leave | Action::Deliver => xdp_action::XDP_PASS,
+        Action::Forward => packet.action,
+        Action::Drop => xdp_action::XDP_DROP,
     }
 }
 

@@ -1,26 +1,31 @@
 //! What the kernel tells of network interfaces, over netlink. Safe code; the sockets belong to the network namespace in
 //! which they were opened, whichever thread uses them later.
 
+mod address;
 mod clsact;
 mod link;
 mod message;
 mod netdev;
+mod reserved_ports;
 mod socket;
 
 use std::{
     fs, io,
+    net::{Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
     os::{
         fd::{AsFd, BorrowedFd},
         unix::fs::MetadataExt as _,
     },
 };
 
-use self::socket::Netlink;
 pub(crate) use self::{
     clsact::{FilterError, FilterPlace},
     link::LinkState,
     netdev::XdpFeatures,
+    reserved_ports::ReserveError,
 };
+use self::{reserved_ports::LocalPorts, socket::Netlink};
 use crate::{Error, sys::ethtool};
 
 fn namespace_of_this_thread() -> Option<u64> {
@@ -35,6 +40,8 @@ pub(crate) struct Network {
     generic: Option<Netlink>,
     /// The inode of the network namespace, which is its own as long as the sockets are open; `None` without /proc.
     namespace: Option<u64>,
+    /// Why not, where they can't be read or written.
+    ports: io::Result<LocalPorts>,
 }
 
 impl Network {
@@ -46,7 +53,7 @@ impl Network {
         let route = Netlink::open(libc::NETLINK_ROUTE)
             .map_err(|source| Error::Netlink { operation: "open a netlink socket".into(), source })?;
         let generic = Netlink::open(libc::NETLINK_GENERIC).ok();
-        Ok(Self { route, generic, namespace: namespace_of_this_thread() })
+        Ok(Self { route, generic, namespace: namespace_of_this_thread(), ports: LocalPorts::open() })
     }
 
     /// The inode of the network namespace, as in /proc; `None` without /proc.
@@ -84,6 +91,45 @@ impl Network {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
             Err(source) => Err(Error::Netlink { operation: format!("ask about interface {index}"), source }),
         }
+    }
+
+    /// Which of these ports the host may give to its own sockets yet.
+    ///
+    /// # Errors
+    /// [`ReserveError::NoneLeft`] where it would have no others, or the kernel's.
+    pub(crate) fn unreserved_ports(
+        &self,
+        ports: &RangeInclusive<u16>,
+    ) -> Result<Vec<RangeInclusive<u16>>, ReserveError> {
+        self.local_ports()?.unreserved(ports)
+    }
+
+    /// Keeps the host from giving ports to its own sockets.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn reserve_ports(&self, ports: &[RangeInclusive<u16>]) -> io::Result<()> {
+        self.local_ports()?.reserve(ports)
+    }
+
+    /// Lets the host give ports to its own sockets again.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn release_ports(&self, ports: &[RangeInclusive<u16>]) -> io::Result<()> {
+        self.local_ports()?.release(ports)
+    }
+
+    fn local_ports(&self) -> io::Result<&LocalPorts> {
+        self.ports.as_ref().map_err(|error| match error.raw_os_error() {
+            Some(number) => io::Error::from_raw_os_error(number),
+            None => error.kind().into(),
+        })
+    }
+
+    /// The address of each family that the host speaks from on an interface; none where the kernel does not tell.
+    pub(crate) fn primary_addresses(&self, index: u32) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
+        address::primary(&self.route, index).unwrap_or_default()
     }
 
     /// The other end of a veth, wherever it is; `None` where it can't be seen.

@@ -9,6 +9,7 @@
 //!     xdp_generic_… tcx_ingress_… tcx_egress_…
 //!     clsact_<priority>_…          an empty folder: filters of ours are on that qdisc, which can't be pinned
 //!     qdisc_…                      an empty folder: the clsact qdisc there was made by us
+//!     ports_<first>_<last>_<namespace>       an empty folder: these ports were reserved by us
 //!     made_<n>                     an empty folder: the last n folders of the path were made by us
 //! ```
 //!
@@ -21,6 +22,7 @@ mod stages;
 
 use std::{
     fs, io,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -195,10 +197,56 @@ impl Pins {
                     if in_use { Ok(()) } else { self.remove_qdisc(network, place) }
                 }
                 Name::Stages(generation) => self.remove_stages(generation),
+                // Those that are in use are known by their range: see `release_ports`.
+                Name::Ports { .. } if !used.is_empty() => Ok(()),
+                Name::Ports { first, last, namespace } => self.release(network, first..=last, namespace),
                 Name::Maps | Name::New | Name::Made(_) => Ok(()),
             });
         }
         outcome
+    }
+
+    /// Notes that ports are reserved by us, before they are.
+    ///
+    /// # Errors
+    /// [`Error::PinDirectory`].
+    pub(crate) fn note_ports(&self, network: &Network, ports: &[RangeInclusive<u16>]) -> Result<(), Error> {
+        let namespace = network.namespace().unwrap_or(0);
+        for range in ports {
+            self.note(Name::Ports { first: *range.start(), last: *range.end(), namespace })?;
+        }
+        Ok(())
+    }
+
+    /// Gives back the ports that were reserved by us and that `goes` picks.
+    ///
+    /// # Errors
+    /// [`Error::Pin`], [`Error::PinDirectory`].
+    pub(crate) fn release_ports(
+        &self,
+        network: &Network,
+        goes: impl Fn(&RangeInclusive<u16>) -> bool,
+    ) -> Result<(), Error> {
+        for name in self.names()? {
+            if let Name::Ports { first, last, namespace } = name
+                && goes(&(first..=last))
+            {
+                self.release(network, first..=last, namespace)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn release(&self, network: &Network, ports: RangeInclusive<u16>, namespace: u64) -> Result<(), Error> {
+        let name = Name::Ports { first: *ports.start(), last: *ports.end(), namespace };
+        // A setting of a network namespace that is gone went with it.
+        if network.namespace().unwrap_or(0) == namespace {
+            let path = self.at(name);
+            network
+                .release_ports(&[ports])
+                .map_err(|source| self.failed("give back what is noted by", &path, source))?;
+        }
+        self.forget(name)
     }
 
     fn remove_filters(&self, network: &Network, priority: u16, place: Place) -> Result<(), Error> {

@@ -67,6 +67,15 @@ pub(crate) enum Name {
     },
     /// A clsact qdisc of ours.
     Qdisc(Place),
+    /// Ports that the host gives to nobody by our doing.
+    Ports {
+        /// The first.
+        first: u16,
+        /// The last.
+        last: u16,
+        /// The inode of the network namespace.
+        namespace: u64,
+    },
     /// The folder of a generation's arrays of programs. After links and filters: it is taken away when nothing leads to it.
     Stages(u32),
     /// The folder of the tables.
@@ -103,6 +112,12 @@ impl Name {
         }
         if let Some(rest) = text.strip_prefix("qdisc_") {
             return place(rest).map(Self::Qdisc);
+        }
+        if let Some(rest) = text.strip_prefix("ports_") {
+            let (first, rest) = rest.split_once('_')?;
+            let (last, namespace) = rest.split_once('_')?;
+            let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+            return Some(Self::Ports { first, last, namespace: namespace.parse().ok()? });
         }
         if let Some(rest) = text.strip_prefix("clsact_") {
             let (priority, rest) = rest.split_once('_')?;
@@ -144,6 +159,7 @@ impl fmt::Display for Name {
             Self::Link(LinkName { hook, place }) => write!(f, "{}_{place}", hook.prefix()),
             Self::Clsact { priority, place } => write!(f, "clsact_{priority}_{place}"),
             Self::Qdisc(place) => write!(f, "qdisc_{place}"),
+            Self::Ports { first, last, namespace } => write!(f, "ports_{first}_{last}_{namespace}"),
             Self::Stages(generation) => write!(f, "stages_{generation}"),
             Self::Maps => f.write_str("maps"),
             Self::New => f.write_str("new"),

@@ -56,8 +56,12 @@ const KNOWN: &[Known] = &[
     Known { helper: BpfHelper::BPF_FUNC_skb_pull_data, name: "bpf_skb_pull_data", since: "4.9" },
     Known { helper: BpfHelper::BPF_FUNC_redirect, name: "bpf_redirect", since: "4.14" },
     Known { helper: BpfHelper::BPF_FUNC_fib_lookup, name: "bpf_fib_lookup", since: "4.18" },
+    Known { helper: BpfHelper::BPF_FUNC_sk_lookup_udp, name: "bpf_sk_lookup_udp", since: "4.20" },
+    Known { helper: BpfHelper::BPF_FUNC_sk_release, name: "bpf_sk_release", since: "4.20" },
+    Known { helper: BpfHelper::BPF_FUNC_skc_lookup_tcp, name: "bpf_skc_lookup_tcp", since: "5.2" },
     Known { helper: BpfHelper::BPF_FUNC_redirect_neigh, name: "bpf_redirect_neigh", since: "5.10" },
     Known { helper: BpfHelper::BPF_FUNC_ktime_get_coarse_ns, name: "bpf_ktime_get_coarse_ns", since: "5.11" },
+    Known { helper: BpfHelper::BPF_FUNC_loop, name: "bpf_loop", since: "5.17" },
     Known { helper: BpfHelper::BPF_FUNC_xdp_get_buff_len, name: "bpf_xdp_get_buff_len", since: "5.18" },
 ];
 

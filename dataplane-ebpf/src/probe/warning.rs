@@ -66,6 +66,12 @@ pub enum Warning {
         /// The program's id.
         program_id: u32,
     },
+    /// The ports of source NAT could not be reserved: a socket of the host may be given one of them. Before a port is used
+    /// its sockets are asked, so that only sockets which come later lose packets.
+    PortsNotReserved {
+        /// Why.
+        reason: String,
+    },
     /// The kernel has no batch commands (5.6): many changes take longer.
     NoBatch,
 }
@@ -143,6 +149,13 @@ impl fmt::Display for Warning {
                     f,
                     "{interface} has a program of another dataplane at {hook} (id {program_id}): each goes by tables of its \
                      own, and the first in order takes what it knows; end one of them unless both are meant to be"
+                )
+            }
+            Self::PortsNotReserved { reason } => {
+                write!(
+                    f,
+                    "the ports of source NAT are not in net.ipv4.ip_local_reserved_ports ({reason}): add them, or sockets \
+                     of this host may be given them"
                 )
             }
             Self::NoBatch => {

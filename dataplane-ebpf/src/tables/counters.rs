@@ -42,7 +42,7 @@ const SERVICES: &str = dataplane_core::abi::map::SERVICE_COUNTERS;
 
 impl Counters for KernelCounters {
     fn verdict(&self, hook: Hook, verdict: Verdict) -> Result<u64, TableError> {
-        let values = read(&self.verdicts, VERDICTS, counter_index(hook, verdict))?;
+        let values = read(&self.verdicts, VERDICTS, counter_index(hook, verdict.into()))?;
         Ok(each::<u64>(&values, self.verdicts.value_size()).fold(0, u64::wrapping_add))
     }
 

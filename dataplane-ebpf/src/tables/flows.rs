@@ -1,4 +1,4 @@
-//! Conntrack as the collector sees it.
+//! Conntrack and reservations as the collector sees them.
 //!
 //! User space can't change an entry of a hash table without racing the packets that change it, too. So the looks are done
 //! by a program, which the collector has the kernel run once for each suspect.
@@ -8,7 +8,7 @@ use std::{io, sync::Arc};
 use dataplane_core::{
     abi::{CollectorWord, SUSPECTS},
     pipeline::Fate,
-    tables::{FlowTable, Moment, Operation, ScanPosition, Suspect, TableError, WordArray},
+    tables::{FlowTable, Moment, Operation, Place, ScanPosition, Suspect, TableError, WordArray},
 };
 use parking_lot::Mutex;
 
@@ -36,19 +36,21 @@ impl Looks {
 #[derive(Debug)]
 pub(super) struct KernelFlows<K, V> {
     pub(super) hash: KernelHash<K, V>,
-    suspects: MappedWords,
+    place: Place,
+    suspects: Arc<MappedWords>,
     looks: Arc<Looks>,
-    program: Program,
+    program: Arc<Program>,
 }
 
 impl<K: Plain, V: Plain> KernelFlows<K, V> {
     pub(super) fn new(
         hash: KernelHash<K, V>,
-        suspects: MappedWords,
+        place: Place,
+        suspects: Arc<MappedWords>,
         looks: Arc<Looks>,
-        program: Program,
+        program: Arc<Program>,
     ) -> Self {
-        Self { hash, suspects, looks, program }
+        Self { hash, place, suspects, looks, program }
     }
 
     /// The map of suspects.
@@ -66,7 +68,7 @@ impl<K: Plain, V: Plain> KernelFlows<K, V> {
         let _turn = self.looks.turn.lock();
         let looks = &self.looks.words;
         for (suspect, index) in suspects.iter().zip(0..) {
-            self.suspects.store(index, &words(suspect))?;
+            self.suspects.store(index, &words(suspect, self.place))?;
         }
         looks.store(CollectorWord::Now as u32, &[now])?;
         looks.store(CollectorWord::Next as u32, &[0])?;
@@ -91,12 +93,13 @@ impl<K: Plain, V: Plain> KernelFlows<K, V> {
     }
 }
 
-/// A suspect's words: its tuple, frontend and backend, and no fate yet.
-fn words<K: Plain>(suspect: &Suspect<K>) -> Vec<u64> {
+/// A suspect's words: its tuple, frontend and backend, no fate yet, and its table.
+fn words<K: Plain>(suspect: &Suspect<K>, place: Place) -> Vec<u64> {
     let mut bytes = suspect.tuple.as_bytes().to_vec();
     bytes.extend(suspect.revoked.frontend.to_ne_bytes());
     bytes.extend(suspect.revoked.backend.0.to_ne_bytes());
-    bytes.extend([0; 8]);
+    bytes.extend(0u32.to_ne_bytes());
+    bytes.extend((place as u32).to_ne_bytes());
     let (words, _) = bytes.as_chunks();
     words.iter().map(|word| u64::from_ne_bytes(*word)).collect()
 }
@@ -137,10 +140,10 @@ mod tests {
     fn suspects_are_the_words_that_the_program_reads() {
         let revoked = Revoked { frontend: 7, backend: BackendRef::new(3, 9) };
         let tuple = TupleV4::read_from_bytes(&[5; 20]).unwrap();
-        let expected = SuspectV4 { tuple, frontend: 7, backend: revoked.backend, fate: 0, reserved: 0 };
-        assert_eq!(words(&Suspect { tuple, revoked }).as_bytes(), expected.as_bytes());
+        let expected = SuspectV4 { tuple, frontend: 7, backend: revoked.backend, fate: 0, place: 1 };
+        assert_eq!(words(&Suspect { tuple, revoked }, Place::Nat).as_bytes(), expected.as_bytes());
         let tuple = TupleV6::read_from_bytes(&[5; 44]).unwrap();
-        let expected = SuspectV6 { tuple, frontend: 7, backend: revoked.backend, fate: 0, reserved: 0 };
-        assert_eq!(words(&Suspect { tuple, revoked }).as_bytes(), expected.as_bytes());
+        let expected = SuspectV6 { tuple, frontend: 7, backend: revoked.backend, fate: 0, place: 0 };
+        assert_eq!(words(&Suspect { tuple, revoked }, Place::Conntrack).as_bytes(), expected.as_bytes());
     }
 }

@@ -14,11 +14,12 @@ use std::{
 
 use dataplane_core::{
     abi::{
-        ABI_VERSION, FlowV4, FlowV6, INTERFACE_PLACES, InterfaceEntry, ServiceKeyV4, ServiceKeyV6,
-        ServiceRef, Setting, TupleV4, TupleV6, map,
+        ABI_VERSION, FlowV4, FlowV6, INTERFACE_PLACES, InterfaceEntry, MasqueradeEntry, ServiceKeyV4,
+        ServiceKeyV6, ServiceRef, Setting, TupleV4, TupleV6, map,
     },
+    model::NatPorts,
     pipeline::{Tick, Timeouts},
-    tables::{Claim, Store, TableError, Tables, WordArray},
+    tables::{Claim, Place, Store, TableError, Tables, WordArray},
 };
 use zerocopy::transmute;
 
@@ -56,6 +57,9 @@ pub struct KernelTables {
     interfaces: MappedWords,
     flows_v4: KernelFlows<TupleV4, FlowV4>,
     flows_v6: KernelFlows<TupleV6, FlowV6>,
+    reservations_v4: KernelFlows<TupleV4, FlowV4>,
+    reservations_v6: KernelFlows<TupleV6, FlowV6>,
+    masquerade: MappedWords,
     counters: KernelCounters,
     claim: Claim,
     test_inputs: MappedWords,
@@ -97,18 +101,32 @@ impl KernelTables {
         })?;
         let looks = mapped(map::COLLECTOR, take(map::COLLECTOR)?, 1)?;
         let looks = Arc::new(Looks::new(looks));
-        let flows_v4 = KernelFlows::new(
-            KernelHash::new(map::CONNTRACK_V4, take(map::CONNTRACK_V4)?, batch),
-            mapped(map::SUSPECTS_V4, take(map::SUSPECTS_V4)?, 5)?,
-            looks.clone(),
-            collect_v4,
-        );
-        let flows_v6 = KernelFlows::new(
-            KernelHash::new(map::CONNTRACK_V6, take(map::CONNTRACK_V6)?, batch),
-            mapped(map::SUSPECTS_V6, take(map::SUSPECTS_V6)?, 8)?,
-            looks,
-            collect_v6,
-        );
+        let suspects = Arc::new(mapped(map::SUSPECTS_V4, take(map::SUSPECTS_V4)?, 5)?);
+        let program = Arc::new(collect_v4);
+        let [flows_v4, reservations_v4] = [(Place::Conntrack, map::CONNTRACK_V4), (Place::Nat, map::NAT_V4)]
+            .map(|(place, name)| {
+                let hash = KernelHash::new(name, take(name)?, batch);
+                Ok::<_, Error>(KernelFlows::new(
+                    hash,
+                    place,
+                    suspects.clone(),
+                    looks.clone(),
+                    program.clone(),
+                ))
+            });
+        let suspects = Arc::new(mapped(map::SUSPECTS_V6, take(map::SUSPECTS_V6)?, 8)?);
+        let program = Arc::new(collect_v6);
+        let [flows_v6, reservations_v6] = [(Place::Conntrack, map::CONNTRACK_V6), (Place::Nat, map::NAT_V6)]
+            .map(|(place, name)| {
+                let hash = KernelHash::new(name, take(name)?, batch);
+                Ok::<_, Error>(KernelFlows::new(
+                    hash,
+                    place,
+                    suspects.clone(),
+                    looks.clone(),
+                    program.clone(),
+                ))
+            });
         Ok(Self {
             services_v4: KernelHash::new(map::SERVICES_V4, take(map::SERVICES_V4)?, batch),
             services_v6: KernelHash::new(map::SERVICES_V6, take(map::SERVICES_V6)?, batch),
@@ -118,8 +136,11 @@ impl KernelTables {
             backends_v6: mapped(map::BACKENDS_V6, take(map::BACKENDS_V6)?, 4)?,
             config: mapped(map::CONFIG, take(map::CONFIG)?, 1)?,
             interfaces: mapped(map::INTERFACES, take(map::INTERFACES)?, 2)?,
-            flows_v4,
-            flows_v6,
+            flows_v4: flows_v4?,
+            flows_v6: flows_v6?,
+            reservations_v4: reservations_v4?,
+            reservations_v6: reservations_v6?,
+            masquerade: mapped(map::MASQUERADE, take(map::MASQUERADE)?, 3)?,
             counters: KernelCounters::new(take(map::COUNTERS)?, take(map::SERVICE_COUNTERS)?),
             test_inputs: mapped(map::TEST_INPUTS, take(map::TEST_INPUTS)?, 1)?,
             claim: Claim::default(),
@@ -128,12 +149,13 @@ impl KernelTables {
         })
     }
 
-    /// Writes the version of the layout and the time-outs.
+    /// Writes the version of the layout, the time-outs and the ports of source NAT.
     ///
     /// # Errors
     /// [`TableError`] where the configuration has no such word.
-    pub(crate) fn configure(&self, timeouts: &Timeouts) -> Result<(), TableError> {
+    pub(crate) fn configure(&self, timeouts: &Timeouts, ports: NatPorts) -> Result<(), TableError> {
         self.set_timeouts(timeouts)?;
+        self.set_nat_ports(ports)?;
         self.config.store(Setting::AbiVersion as u32, &[ABI_VERSION])
     }
 
@@ -163,6 +185,9 @@ impl KernelTables {
             map::INTERFACES => self.interfaces.map(),
             map::CONNTRACK_V4 => self.flows_v4.hash.map(),
             map::CONNTRACK_V6 => self.flows_v6.hash.map(),
+            map::NAT_V4 => self.reservations_v4.hash.map(),
+            map::NAT_V6 => self.reservations_v6.hash.map(),
+            map::MASQUERADE => self.masquerade.map(),
             map::SUSPECTS_V4 => self.flows_v4.suspects().map(),
             map::SUSPECTS_V6 => self.flows_v6.suspects().map(),
             map::COLLECTOR => self.flows_v4.looks().map(),
@@ -172,6 +197,15 @@ impl KernelTables {
             _ => return None,
         };
         Some(map.as_fd())
+    }
+
+    /// Sets the ports that source NAT gives out; it holds from the next packet on. Replies to ports that are none of them
+    /// any more find their flows no longer.
+    ///
+    /// # Errors
+    /// [`TableError`] where the configuration has no such word; that is, never with the object that this crate carries.
+    pub fn set_nat_ports(&self, ports: NatPorts) -> Result<(), TableError> {
+        self.config.store(Setting::NatPorts as u32, &[ports.word()])
     }
 
     /// Writes what the programs know of an interface to its place, which must be its own or free.
@@ -187,16 +221,24 @@ impl KernelTables {
             let words = [0, 1].map(|word| self.interfaces.load(place, word).unwrap_or(0));
             let entry: InterfaceEntry = transmute!(words);
             if words != [0, 0] && !kept.contains(&entry.index) {
-                self.interfaces.store(place, &[0, 0])?;
+                self.interfaces.store(place, &[0; 2])?;
+                self.masquerade.store(place, &[0; 3])?;
             }
         }
         Ok(())
     }
 
+    /// Writes the addresses that flows get which leave through an interface.
+    pub(crate) fn set_masquerade(&self, entry: &MasqueradeEntry) -> Result<(), TableError> {
+        let words: [u64; 3] = transmute!(*entry);
+        self.masquerade.store(entry.index % INTERFACE_PLACES, &words)
+    }
+
     /// Clears the place of an interface.
     pub(crate) fn clear_interface(&self, index: u32) -> Result<(), TableError> {
         let place = index % INTERFACE_PLACES;
-        self.interfaces.store(place, &[0, 0])
+        self.interfaces.store(place, &[0; 2])?;
+        self.masquerade.store(place, &[0; 3])
     }
 
     /// The words that programs loaded for a test read instead of the clock and the random numbers.
@@ -221,6 +263,11 @@ impl Store for KernelTables {
             conntrack_v6: &self.flows_v6.hash,
             flows_v4: &self.flows_v4,
             flows_v6: &self.flows_v6,
+            nat_v4: &self.reservations_v4.hash,
+            nat_v6: &self.reservations_v6.hash,
+            reservations_v4: &self.reservations_v4,
+            reservations_v6: &self.reservations_v6,
+            masquerade: &self.masquerade,
             counters: &self.counters,
             claim: &self.claim,
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dataplane_core::pipeline::{DropReason, Hook, LeaveReason, PassReason, Verdict};
+use dataplane_core::pipeline::{DropReason, Hook, PassReason, Verdict};
 
 /// What a frame says that it carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,11 +64,13 @@ impl Seen {
 }
 
 fn can_occur(hook: Hook, family: Family, verdict: Verdict) -> bool {
-    use {DropReason as D, LeaveReason as L, PassReason as P};
+    use {DropReason as D, PassReason as P};
     let (xdp, out) = (hook == Hook::Xdp, hook == Hook::Egress);
     match verdict {
         // One frame at a time: nobody to race with.
-        Verdict::Leave(L::Contended) => false,
+        Verdict::Drop(D::Contended) => false,
+        // The table is larger than all ranges of ports together, and no route goes.
+        Verdict::Drop(D::NatFull | D::StackOnly) => false,
         // Its own headers always fit.
         Verdict::Pass(P::Unreadable) => false,
         // Every stage is in its place.

@@ -1,13 +1,17 @@
 //! One host, twice: a network namespace with real interfaces, routes and neighbours, and the simulator's mirror of it.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     sync::Arc,
 };
 
 use dataplane_core::{
-    abi::{BackendRef, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry},
+    abi::{
+        BackendRef, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry, LIST_MASQUERADE,
+        LIST_MASQUERADE_LOCAL, MasqueradeEntry,
+    },
     memory::{MemoryTables, SimulatedInterface, Simulator, Target},
+    model::NatPorts,
     tables::{Capacity, Store},
 };
 use dataplane_ebpf::{EbpfDataplane, testing::TestDataplane};
@@ -58,6 +62,16 @@ pub const FRONTENDS: [&[&str]; 2] = [
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 
+/// The ports of source NAT: so few that they run out.
+const NAT_PORTS: std::ops::RangeInclusive<u16> = 50_000..=50_007;
+
+/// One of them that a socket of the host has.
+const BOUND: u16 = 50_003;
+
+/// What flows towards most backends get as their source.
+const MASQUERADE: (Ipv4Addr, Ipv6Addr) =
+    (Ipv4Addr::new(198, 51, 100, 1), Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1));
+
 /// An interface of the host.
 #[derive(Clone, Copy)]
 pub struct Port {
@@ -78,6 +92,7 @@ pub struct World {
     fillers: [Filler; 2],
     backends: [Vec<(usize, BackendRef)>; 2],
     services: Vec<(usize, FilledService)>,
+    _sockets: (TcpListener, UdpSocket),
 }
 
 impl World {
@@ -86,11 +101,20 @@ impl World {
         let far = Namespace::new("agreement far").unwrap();
         host.sysctls(&[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")]).unwrap();
         let ports = ["front", "back", "slow", "stop"].map(|name| port(&host, &far, name));
-        let capacity = Capacity { conntrack: 1 << 18, frontends: 64, slots: 1 << 16, backends: 2048 };
-        let builder = EbpfDataplane::builder().unpinned().capacity(capacity);
+        let capacity =
+            Capacity { conntrack: 1 << 18, frontends: 64, slots: 1 << 16, backends: 2048, nat: 1 << 16 };
+        let ports_of_nat = NatPorts::new(NAT_PORTS).unwrap();
+        let builder = EbpfDataplane::builder().unpinned().capacity(capacity).nat_ports(ports_of_nat);
         let kernel = host.run(|| TestDataplane::open(builder)).unwrap();
         let tables = Arc::new(MemoryTables::new(capacity));
-        let simulator = Simulator::new(tables);
+        tables.set_nat_ports(ports_of_nat);
+        let mut simulator = Simulator::new(tables);
+        for protocol in [TCP, UDP] {
+            simulator.bind(MASQUERADE.0.into(), BOUND, protocol);
+            simulator.bind(MASQUERADE.1.into(), BOUND, protocol);
+        }
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, BOUND));
+        let sockets = host.run(|| (TcpListener::bind(any).unwrap(), UdpSocket::bind(any).unwrap()));
         let [front, back, slow, stop] = [&ports[0], &ports[1], &ports[2], &ports[3]].map(|(_, port)| *port);
         let mut world = Self {
             host,
@@ -104,6 +128,7 @@ impl World {
             fillers: [Filler::default(), Filler::default()],
             backends: [Vec::new(), Vec::new()],
             services: Vec::new(),
+            _sockets: sockets,
         };
         let [(front, _), (back, _), (slow, _), (stop, _)] = &ports;
         slow.set_mtu(1300).unwrap();
@@ -178,6 +203,9 @@ impl World {
     }
 
     fn point(&mut self, service: FilledService, family: usize, rng: &mut Rng) {
+        let flags =
+            *rng.pick(&[0, LIST_MASQUERADE, LIST_MASQUERADE, LIST_MASQUERADE | LIST_MASQUERADE_LOCAL]);
+        self.fillers.iter_mut().for_each(|filler| filler.list_flags = flags);
         let empty = self.services.iter().filter(|(f, _)| *f == family).map(|(_, s)| s.index).max()
             == Some(service.index);
         let count = if empty || rng.chance(3) { 0 } else { 1 + rng.below(2 * self.backends[family].len()) };
@@ -237,10 +265,20 @@ impl World {
                 | if xdp_tx { INTERFACE_XDP_TX } else { 0 };
             let entry = InterfaceEntry { index: port.index, zone, flags, mac: port.mac, reserved: 0 };
             self.kernel.set_interface(&entry).unwrap();
+            // One has no address.
+            let has_address = port.index == self.back.index;
+            let (v4, v6) = (has_address.then_some(MASQUERADE.0), has_address.then_some(MASQUERADE.1));
+            let masquerade = MasqueradeEntry {
+                index: port.index,
+                v4: v4.map(Into::into).unwrap_or_default(),
+                v6: v6.map(Into::into).unwrap_or_default(),
+            };
+            self.kernel.set_masquerade(&masquerade).unwrap();
             let mut interface = SimulatedInterface::new(port.index, port.mac);
             (interface.mtu, interface.zone) = (mtu, zone);
             (interface.xdp_redirect, interface.xdp_tx) = (xdp_redirect, xdp_tx);
             interface.forwarding = port.index != self.stop.index;
+            (interface.masquerade_v4, interface.masquerade_v6) = (v4, v6);
             self.simulator.add_interface(interface).unwrap();
         }
     }

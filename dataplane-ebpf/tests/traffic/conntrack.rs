@@ -46,7 +46,7 @@ fn entries(world: &World, v6: bool) -> Vec<Entry> {
                     new_from: at(flow.source, flow.source_port),
                     new_to: at(flow.destination, flow.destination_port),
                     reply: flow.flags & FLOW_REPLY != 0,
-                    seen: flow.state.seen(),
+                    seen: Seen::from(flow.state).of_any_incarnation().0,
                     last_seen: Tick(flow.last_seen),
                 }
             }

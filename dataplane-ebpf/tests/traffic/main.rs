@@ -8,6 +8,7 @@
 //! | `neighbour` | is nothing lost while a neighbour is being resolved? |
 //! | `removal` | what do connections feel of backends that go, come and drain? |
 //! | `local` | are backends on the balancer itself answered for? |
+//! | `masquerade` | do backends that know no way to a client answer all the same, and is no flow mixed up with another? |
 //! | `others` | what becomes of packets that are not served? |
 //! | `conntrack` | do flows live as long as they should, and no longer? |
 //! | `upgrade` | what do connections feel of an agent that is stopped, killed and replaced? |
@@ -20,6 +21,7 @@ mod conntrack;
 #[path = "../common/kernel.rs"]
 mod kernel;
 mod local;
+mod masquerade;
 mod neighbour;
 mod one_arm;
 mod others;

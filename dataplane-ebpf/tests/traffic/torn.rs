@@ -13,7 +13,7 @@ use std::{
 use dataplane_core::{
     Controller,
     abi::{FLOW_REPLY, SLOT_LINE_WORDS, ServiceKeyV4, ServiceWord},
-    model::{Backend, Frontend, Protocol, Service},
+    model::{Backend, Frontend, Masquerade, Protocol, Service},
     pipeline::Hook,
     source::{Precedence, SourceHandle},
     tables::{Capacity, Store},
@@ -53,6 +53,7 @@ fn service(number: u16, odd: bool) -> Service {
     Service::builder(&format!("service-{number}"))
         .frontend(Frontend::new(address.ip(), address.port(), Protocol::Tcp).unwrap())
         .backends(backends)
+        .masquerade(Masquerade::Never)
         .build()
         .unwrap()
 }
@@ -86,6 +87,7 @@ impl Torn {
             slots: 4_000 * SLOT_LINE_WORDS,
             backends: 8_000,
             conntrack: 1 << 16,
+            nat: 8,
         };
         let plane = net.balancer.run(|| {
             let uplink = Uplink::named("to-client").xdp(XdpMode::Off);

@@ -10,7 +10,7 @@ use aya::programs::{Xdp, XdpMode as XdpFlags};
 use dataplane_core::{
     Controller, Running,
     abi::{ServiceCounters, ServiceKeyV4, ServiceKeyV6, map},
-    model::{Backend, Frontend, Protocol, Service},
+    model::{Backend, Frontend, Masquerade, Protocol, Service},
     pipeline::{Hook, Verdict},
     source::{Precedence, SourceHandle},
     tables::{Capacity, Store},
@@ -124,6 +124,8 @@ pub struct World {
     pub plane: EbpfDataplane,
     _ends: Option<XdpEnds>,
     pub hooks: Hooks,
+    /// Of services that are balanced from now on.
+    pub masquerade: Masquerade,
     pub web: Vec<HttpServer>,
     pub echo: Vec<UdpEchoServer>,
     pub net: LoadBalancerTopology,
@@ -210,6 +212,7 @@ impl World {
             plane,
             _ends: ends,
             hooks,
+            masquerade: Masquerade::Never,
             web: vec![],
             echo: vec![],
             net,
@@ -232,8 +235,20 @@ impl World {
 
     /// Balances a kind of traffic over these backends, and waits until it is.
     pub fn balance(&self, front: Front, backends: impl IntoIterator<Item = Backend>) {
-        let service =
-            Service::builder(&front.name()).frontend(front.frontend()).backends(backends).build().unwrap();
+        self.balance_at(&front.name(), front.virtual_address(), front.protocol, backends);
+    }
+
+    /// The same of a service of any name and address.
+    pub fn balance_at(
+        &self,
+        name: &str,
+        front: SocketAddr,
+        protocol: Protocol,
+        backends: impl IntoIterator<Item = Backend>,
+    ) {
+        let frontend = Frontend::new(front.ip(), front.port(), protocol).unwrap();
+        let service = Service::builder(name).frontend(frontend).backends(backends);
+        let service = service.masquerade(self.masquerade).build().unwrap();
         let revision = self.agent.transaction().upsert(service).commit().unwrap();
         self.control.wait_applied(revision, PATIENCE).unwrap();
     }

@@ -7,7 +7,7 @@ use std::{
 
 use arbitrary::{Arbitrary, Unstructured};
 use dataplane_core::{
-    model::{Backend, Choice as Balancing, Frontend, MaglevSize, Protocol, Service, Weight},
+    model::{Backend, Choice as Balancing, Frontend, MaglevSize, Masquerade, Protocol, Service, Weight},
     pipeline::Hook,
 };
 use dataplane_testkit::frames::{Extension, Frame, Transport, flags};
@@ -153,7 +153,7 @@ impl Wish {
             false => Balancing::Random,
         };
         let service = Service::builder(&name).frontends(frontends).backends(backends);
-        service.choice(balancing).build().expect("a good service")
+        service.choice(balancing).masquerade(Masquerade::Never).build().expect("a good service")
     }
 }
 

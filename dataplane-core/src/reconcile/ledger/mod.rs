@@ -15,7 +15,7 @@ use crate::{
     compile::{
         BackendRow, Backends, FrontendRow, Indexes, Lines, ListKind, ListRow, Loss, Rows, Share, shares,
     },
-    model::{Choice, Frontend, IpFamily, Service},
+    model::{Choice, Frontend, IpFamily, Masquerade, Service},
     slab::Slab,
     state::{Refusal, ServiceId, Traffic},
 };
@@ -104,6 +104,7 @@ enum Pointer {
 struct List {
     family: IpFamily,
     choice: Choice,
+    masquerade: Masquerade,
     base: u32,
     lines: u32,
     /// Words that may point to it, and the service whose current list it is.
@@ -309,7 +310,8 @@ impl Ledger {
         self.lists.get(list).is_some_and(|list| {
             let entries =
                 |held: &'_ [Held]| held.iter().filter(|held| held.is_selected()).copied().collect::<Vec<_>>();
-            (list.family, list.choice) == (service.family(), service.choice())
+            (list.family, list.choice, list.masquerade)
+                == (service.family(), service.choice(), service.masquerade())
                 && (&*list.held == held || entries(&list.held) == entries(held))
         })
     }
@@ -352,7 +354,9 @@ impl Ledger {
                 capacity: words(self.lines.capacity()),
             });
         };
-        let list = List { family, choice, base, lines, users: 0, written: false, held: held.into() };
+        let masquerade = service.masquerade();
+        let list =
+            List { family, choice, masquerade, base, lines, users: 0, written: false, held: held.into() };
         let list = self.lists.insert(list);
         self.set_current(id, Some(list));
         Ok(list)
@@ -386,6 +390,7 @@ impl Ledger {
     /// The row of a list whose backends have these rows.
     fn list_row(&self, list: &List, backends: &[BackendRow]) -> ListRow {
         let held = || backends.iter().zip(&list.held);
+        let masquerade = list.masquerade;
         match list.choice {
             Choice::Random => {
                 let times: usize = list.held.iter().map(|held| usize::from(held.times)).sum();
@@ -393,7 +398,7 @@ impl Ledger {
                 for (row, held) in held() {
                     entries.extend(std::iter::repeat_n(row.reference(), held.times.into()));
                 }
-                ListRow { base: list.base, entries: entries.into(), kind: ListKind::Random }
+                ListRow { base: list.base, entries: entries.into(), kind: ListKind::Random, masquerade }
             }
             Choice::Maglev(size) => {
                 let selected = || held().filter(|(_, held)| held.is_selected());
@@ -403,6 +408,7 @@ impl Ledger {
                     base: list.base,
                     entries: selected().map(|(row, _)| row.reference()).collect(),
                     kind,
+                    masquerade,
                 }
             }
         }

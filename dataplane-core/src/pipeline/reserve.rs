@@ -1,0 +1,179 @@
+//! Source NAT: a port of this host, reserved for one flow towards one backend.
+//!
+//! A reservation is the entry of the replies, under the tuple that the backend will answer with. Who inserts it has the
+//! port; so two flows never share one towards the same backend, and towards different ones they may.
+
+use super::{
+    DropReason, Environment, Seen, Steps, Tick,
+    commit::{displace, remove_other_half},
+    decide::spread,
+    port_range::PortRange,
+    seen::is_expired,
+    workspace::Workspace,
+};
+use crate::{
+    tables::{Family, Flow, FlowEntry, InsertError, Lookup, Place, Tuple},
+    wire::Be16,
+};
+
+/// How many ports are looked at for one flow. Where all are equally likely to be taken, so many fail together once in 30
+/// times when nine of ten are taken.
+const PROBES: u32 = 32;
+
+/// A flow that nobody has answered and gone on with loses its port to another one after so many ticks: by then it is older
+/// than the first retransmission of a SYN (RFC 6298, 2.1).
+const HALF_OPEN_SPARED: u32 = 2 * Tick::REFRESH;
+
+/// Reserves a port for the flow in the workspace, which begins in the state `seen`: the flow gets its source, and the entry
+/// of its replies stands.
+///
+/// # Errors
+/// Why the packet must be dropped; nothing is reserved.
+#[inline(always)]
+pub(super) fn reserve<F, E>(work: &mut Workspace<F>, env: &E, now: Tick, seen: Seen) -> Result<(), DropReason>
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    let Some(address) = Lookup::<F>::masquerade_address(env, work.hop.interface) else {
+        return Err(DropReason::NoMasqueradeAddress);
+    };
+    work.flow.set_source(&work.headers.tuple, address);
+    work.pair_tuple = work.headers.tuple.answering(&work.flow);
+    work.pair = work.flow.answering(&work.headers.tuple);
+
+    let ports = PortRange::of(env);
+    // Nobody outside is to know which port comes next (RFC 6056).
+    let start = spread(env.random(), ports.count());
+    let probes = if ports.count() < PROBES { ports.count() } else { PROBES };
+    let mut search = Search { work, env, now, seen, ports, start, outcome: TAKEN, second: 0 };
+    env.repeat(probes, &mut search);
+    let Search { work, outcome, second, .. } = search;
+    match outcome {
+        RESERVED => return Ok(()),
+        FULL => return Err(DropReason::NatFull),
+        _ => {}
+    }
+    if second == 0 {
+        return Err(DropReason::NatExhausted);
+    }
+    work.pair_tuple.set_destination_port(Be16(second as u16));
+    take_from(work, env, now);
+    // It was room for the other one's.
+    work.pair = work.flow.answering(&work.headers.tuple);
+    match insert(work, env, now, seen) {
+        Ok(()) => Ok(()),
+        Err(InsertError::Full) => Err(DropReason::NatFull),
+        Err(InsertError::Exists) => Err(DropReason::Contended),
+    }
+}
+
+/// Inserts the entry of the replies under the tuple in the workspace, and gives the flow its port.
+#[inline(always)]
+fn insert<F, E>(work: &mut Workspace<F>, env: &E, now: Tick, seen: Seen) -> Result<(), InsertError>
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    let port = work.pair_tuple.destination_port();
+    work.flow.set_source_port(&work.headers.tuple, port);
+    work.pair.open_answers(&work.flow, seen.word(work.pair_tuple.tag()), now);
+    Lookup::<F>::insert_flow(env, Place::Nat, &work.pair_tuple, &work.pair)
+}
+
+/// The search for a port. It holds plain numbers, since the compiler would leave parts of an enum unwritten, which the
+/// verifier takes for a mistake.
+struct Search<'a, F: Family, E> {
+    work: &'a mut Workspace<F>,
+    env: &'a E,
+    now: Tick,
+    seen: Seen,
+    ports: PortRange,
+    start: u32,
+    /// [`TAKEN`], [`RESERVED`] or [`FULL`].
+    outcome: u32,
+    /// A port whose flow can be done without, in the network's order; 0: none.
+    second: u32,
+}
+
+/// No port was free yet.
+const TAKEN: u32 = 0;
+/// The workspace's tuple is reserved.
+const RESERVED: u32 = 1;
+/// There is no room for another reservation.
+const FULL: u32 = 2;
+
+impl<F, E> Steps for Search<'_, F, E>
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    #[inline(always)]
+    fn step(&mut self, probe: u32) -> bool {
+        let port = self.ports.at(self.start.wrapping_add(probe));
+        let Self { work, env, now, seen, .. } = self;
+        work.pair_tuple.set_destination_port(port);
+        if let Some(entry) = Lookup::<F>::flow(*env, Place::Nat, &work.pair_tuple) {
+            if use_of::<F, E>(&entry, work.pair_tuple.protocol(), *env, *now) == PortUse::Dispensable {
+                self.second = port.0.into();
+            }
+            return false;
+        }
+        if Lookup::<F>::is_bound(*env, &work.pair_tuple) {
+            return false;
+        }
+        self.outcome = match insert(work, *env, *now, *seen) {
+            Ok(()) => RESERVED,
+            Err(InsertError::Full) => FULL,
+            // Another CPU was faster.
+            Err(InsertError::Exists) => return false,
+        };
+        true
+    }
+}
+
+/// What a port that was reserved is used for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PortUse {
+    /// Nothing any more, or a connection that was closed, or that nobody answered in time.
+    Dispensable,
+    /// A connection.
+    Live,
+}
+
+#[inline(always)]
+fn use_of<F, E>(entry: &<E as Lookup<F>>::Entry, protocol: u8, env: &E, now: Tick) -> PortUse
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    let seen = Seen::from(entry.state());
+    let last_seen = entry.last_seen();
+    let over = seen.is_closed()
+        || (!seen.is_confirmed() && now.since(last_seen) > HALF_OPEN_SPARED)
+        || is_expired(seen, protocol, last_seen, now, true, |which| env.setting(which));
+    if over && !seen.is_dying() { PortUse::Dispensable } else { PortUse::Live }
+}
+
+/// Takes the port of the tuple in the workspace from the flow that has it, unless that one lives again. Who inserts next
+/// finds out.
+#[inline(always)]
+fn take_from<F, E>(work: &mut Workspace<F>, env: &E, now: Tick)
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    let Workspace { pair_tuple, found, pair, .. } = work;
+    let Some(entry) = Lookup::<F>::flow(env, Place::Nat, pair_tuple) else {
+        return;
+    };
+    if !entry.read(pair_tuple.tag(), found)
+        || use_of::<F, E>(&entry, pair_tuple.protocol(), env, now) == PortUse::Live
+        || !displace::<F, _>(&entry, found.state())
+    {
+        return;
+    }
+    // Its client's packets must not go on from a port that is another's.
+    remove_other_half::<F, E>(pair_tuple, found, pair, env);
+    Lookup::<F>::remove_flow(env, Place::Nat, pair_tuple);
+}
