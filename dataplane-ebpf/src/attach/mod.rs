@@ -259,6 +259,8 @@ pub(crate) fn remove_filters(network: &Network, interface: u32, priority: u16) -
 pub(crate) struct Attached {
     /// What an embedder is told.
     pub report: Attachment,
+    /// What was asked for.
+    pub uplink: Uplink,
     // XDP leaves packets to tc: it goes first, so that there is always somebody to take them.
     xdp: Option<Link>,
     tc: TcLinks,
@@ -290,7 +292,7 @@ impl Attached {
             standing: Standing::Attached,
             others: Vec::new(),
         };
-        Ok(Self { report, xdp, tc })
+        Ok(Self { report, uplink: uplink.clone(), xdp, tc })
     }
 
     /// Has all of it outlive this process.
