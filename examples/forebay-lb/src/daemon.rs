@@ -37,6 +37,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// So long may the services take to be read and put in place that were just found to be good.
 const START: Duration = Duration::from_secs(60);
 
+/// So often it is asked whether it is to end, while it begins.
+const GLANCE: Duration = Duration::from_millis(100);
+
 /// Runs until it is told to end; then nothing of it is left in the kernel.
 ///
 /// # Errors
@@ -49,17 +52,23 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     serve_status(config, &board)?;
 
     let plane = open(config)?;
-    let control = Controller::new(plane.tables());
+    let control = Controller::builder(plane.tables()).maglev_seed(config.maglev_seed).build();
     let applier = control
         .spawn()
         .map_err(|source| Failure::System { operation: "start the controller's thread", source })?;
     let source = StaticSource::new(&config.services);
     let status = source.status();
     let following = control.run_source(Box::new(source), Precedence::new(0))?;
-    let following = begin(config, &control, &status, following)?;
     board.open(Parts { control: control.clone(), tables: plane.tables(), source: status.clone() });
+    let begun = begin(config, &control, &status, following, &signals)?;
 
     let mut watch = Watch::new(control, status.clone());
+    let Some(following) = begun else {
+        drop(applier);
+        plane.detach()?;
+        tracing::info!("told to end before it served");
+        return Ok(());
+    };
     watch.look(&plane, &board);
     plane.attachments().iter().for_each(|attachment| tracing::info!("attached: {attachment}"));
     tracing::info!("status at http://{}/status", config.status);
@@ -121,36 +130,36 @@ fn open(config: &Config) -> Result<EbpfDataplane, Failure> {
     Ok(plane)
 }
 
-/// Waits until the services stand in the tables, or it is known why not.
+/// Waits until the services stand in the tables, or it is known why not. Nothing where it is told to end meanwhile.
 fn begin(
     config: &Config,
     control: &Controller,
     status: &StaticStatus,
     following: RunningSource,
-) -> Result<RunningSource, Failure> {
+    signals: &Receiver<i32>,
+) -> Result<Option<RunningSource>, Failure> {
     let deadline = Instant::now() + START;
-    let revision = loop {
-        let was_read = |standing: &control_static::Standing| standing.readings > 0;
-        let standing = status.wait_for(TICK, was_read);
-        // Files that were good a moment ago may be bad by now: then it waits until they are good again.
-        if let Some(revision) = standing.and_then(|standing| standing.revision) {
-            break revision;
+    // Files that were good a moment ago may be bad by now: then it waits until they are good again.
+    loop {
+        if matches!(signals.try_recv(), Ok(SIGTERM | SIGINT)) {
+            return Ok(None);
         }
-        let path = || config.services.clone();
-        if following.is_finished() {
-            let error = following.stop().err().unwrap_or_else(|| "it ended".into());
-            return Err(Failure::Source { path: path(), error });
+        let standing =
+            status.wait_for(GLANCE, |standing| standing.revision.is_some()).unwrap_or_else(|| status.now());
+        let outcome = standing.revision.map(|revision| control.wait_applied(revision, GLANCE));
+        match outcome {
+            // What is refused or in conflict is told, and does not keep the others from serving.
+            Some(Ok(()) | Err(WaitError::Incomplete { .. })) => return Ok(Some(following)),
+            None | Some(Err(_)) if Instant::now() < deadline && !following.is_finished() => {}
+            Some(Err(error)) => {
+                tracing::warn!("{error}");
+                return Ok(Some(following));
+            }
+            None => {
+                let wrong = standing.rejected.map(|rejected| rejected.to_string().into());
+                let error = following.stop().err().or(wrong).unwrap_or_else(|| "they were not read".into());
+                return Err(Failure::Source { path: config.services.clone(), error });
+            }
         }
-        if Instant::now() > deadline {
-            let error =
-                status.now().rejected.map_or_else(|| "not read yet".into(), |why| why.to_string().into());
-            return Err(Failure::Source { path: path(), error });
-        }
-    };
-    match control.wait_applied(revision, START) {
-        // What is refused or in conflict is told, and does not keep the others from serving.
-        Ok(()) | Err(WaitError::Incomplete { .. }) => {}
-        Err(error) => tracing::warn!("{error}"),
     }
-    Ok(following)
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, path::Path, process};
 use control_static::{Rejected, Standing as SourceStanding};
 use dataplane_core::{
     abi::SLOT_LINE_WORDS,
-    model::{Backend, Frontend, Service},
+    model::{Backend, Choice, Frontend, Service},
     pipeline::{Hook, Verdict},
     state::{HeldBack, Phase, ServiceStatus},
     tables::{Family as _, Store, TableError, V4, V6},
@@ -148,6 +148,7 @@ fn service(
             counters: index.map(|index| counters(tables, index)).transpose()?,
         });
     }
+    let choice = status.desired.as_deref().map(Service::choice);
     Ok(shape::Service {
         owner: status.owner.to_string(),
         name: status.service.to_string(),
@@ -164,6 +165,11 @@ fn service(
         revision: status.revision.get(),
         frontends: shown,
         backends: backends.iter().map(|one| backend(one, &indexes, flows)).collect(),
+        choice: choice.map(|choice| if choice == Choice::Random { "random" } else { "maglev" }),
+        maglev: choice.and_then(|choice| match choice {
+            Choice::Maglev(size) => Some(size.get()),
+            _ => None,
+        }),
         conflicts: status
             .conflicts
             .iter()

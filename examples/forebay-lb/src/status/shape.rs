@@ -106,6 +106,10 @@ pub struct Service {
     pub revision: u64,
     pub frontends: Vec<Frontend>,
     pub backends: Vec<Backend>,
+    /// `random` or `maglev`.
+    pub choice: Option<&'static str>,
+    /// How many places the Maglev table has.
+    pub maglev: Option<u16>,
     /// Frontends that another service claims, too.
     pub conflicts: Vec<Conflict>,
     /// The last attempt to write it, where that failed; it is repeated.
@@ -244,6 +248,8 @@ mod tests {
             revision: 1,
             frontends: vec![frontend],
             backends: vec![backend],
+            choice: Some("maglev"),
+            maglev: Some(16381),
             conflicts: vec![Conflict { frontend: text(), with: text(), won: false }],
             failure: Some(Failure { error: text(), attempts: 1 }),
             held_back: Some(ServiceHeldBack { removal: false, backends: vec![text()] }),
