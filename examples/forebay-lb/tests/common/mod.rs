@@ -166,13 +166,12 @@ impl Drop for Daemon<'_> {
 
 /// What iproute2 and bpftool show of a namespace: compared before and after.
 pub fn looks(host: &Namespace) -> String {
-    let commands: [&[&str]; 6] = [
+    let commands: [&[&str]; 5] = [
         &["ip", "-details", "address"],
         &["ip", "route", "show", "table", "all"],
         &["ip", "-6", "route", "show", "table", "all"],
         &["tc", "qdisc"],
         &["bpftool", "net"],
-        &["ls", "-A", "/sys/fs/bpf"],
     ];
     let mut shown = String::new();
     for words in commands {
