@@ -7,6 +7,7 @@
 //! services: services.d            # a file or a folder, beside this file unless it begins with /
 //! status: 127.0.0.1:9095          # loopback only
 //! capacity: {frontends: 65536, backends: 65536, slots: 1048576, conntrack: 262144}
+//! pins: /sys/fs/bpf/forebay       # tables and programs outlive the process there
 //! maglev_seed: 0                  # the same on every balancer that is to choose alike
 //! timeouts: {tcp_opening: 60, tcp_established: 21600, tcp_closing: 10, udp: 60, udp_stream: 180}   # seconds
 //! ```
@@ -33,6 +34,8 @@ pub struct Config {
     pub capacity: Capacity,
     /// How long flows are kept without a packet.
     pub timeouts: Timeouts,
+    /// Where tables and programs are pinned, if they are.
+    pub pins: Option<PathBuf>,
     /// What Maglev tables are made with.
     pub maglev_seed: u64,
 }
@@ -50,11 +53,11 @@ impl Config {
     }
 }
 
-const FIELDS: [&str; 6] = ["uplinks", "services", "status", "capacity", "timeouts", "maglev_seed"];
+const FIELDS: [&str; 7] = ["uplinks", "services", "status", "capacity", "timeouts", "pins", "maglev_seed"];
 
 fn document(root: &Field<'_>, folder: &Path, reader: &mut Reader<'_>) -> Option<Config> {
     let expected = "a mapping with `uplinks` and `services`";
-    let [uplinks, services, status, capacity, timeouts, maglev_seed] =
+    let [uplinks, services, status, capacity, timeouts, pins, maglev_seed] =
         root.fields(&FIELDS, expected, reader)?;
 
     // Everything is read before the first `?`, so that one pass finds all that is wrong.
@@ -75,6 +78,12 @@ fn document(root: &Field<'_>, folder: &Path, reader: &mut Reader<'_>) -> Option<
     let status = or(status, STATUS.into(), |field| address(field, reader));
     let capacity = or(capacity, Capacity::default(), |field| self::capacity(field, reader));
     let timeouts = or(timeouts, Timeouts::default(), |field| self::timeouts(field, reader));
+    let pins =
+        or(pins, None, |field| match field.text().map(PathBuf::from).filter(|path| path.is_absolute()) {
+            Some(path) => Some(Some(path)),
+            None => field
+                .refuse("the absolute path of a directory in a bpffs, such as /sys/fs/bpf/forebay", reader),
+        });
     let maglev_seed = or(maglev_seed, 0, |field| match field.number() {
         Some(seed) => Some(seed),
         None => field.refuse("a number from 0 to 4294967295", reader),
@@ -85,6 +94,7 @@ fn document(root: &Field<'_>, folder: &Path, reader: &mut Reader<'_>) -> Option<
         status: status?,
         capacity: capacity?,
         timeouts: timeouts?,
+        pins: pins?,
         maglev_seed: maglev_seed?.into(),
     })
 }
@@ -262,6 +272,7 @@ uplinks:
 services: /etc/forebay/services.yaml
 status: '[::1]:80'
 capacity: {frontends: 1, backends: 2, slots: 16, conntrack: 64}
+pins: /sys/fs/bpf/edge
 maglev_seed: 4294967295
 timeouts: {tcp_opening: 1, tcp_established: 2, tcp_closing: 3, udp: 4, udp_stream: 5}
 ",
@@ -275,6 +286,7 @@ timeouts: {tcp_opening: 1, tcp_established: 2, tcp_closing: 3, udp: 4, udp_strea
         let Timeouts { tcp_opening, tcp_established, tcp_closing, udp, udp_stream } = config.timeouts;
         let all = [tcp_opening, tcp_established, tcp_closing, udp, udp_stream];
         assert_eq!(all, [1000, 2000, 3000, 4000, 5000]);
+        assert_eq!(config.pins.as_deref(), Some(Path::new("/sys/fs/bpf/edge")));
         assert_eq!(config.maglev_seed, 4_294_967_295);
     }
 
@@ -286,6 +298,7 @@ service: here
 status: 0.0.0.0:80
 capacity: {conntrack: 63}
 timeouts: {udp: 0, tcp: 1}
+pins: here
 maglev_seed: -1
 ";
         let told = load(text).unwrap_err();
@@ -296,12 +309,13 @@ lb.yaml:2:32: uplinks[2]: missing field `name`: the network card's, such as `nam
 lb.yaml:2:38: uplinks[2].xdp: expected `auto`, `native`, `generic` or `off`, found `fast`
 lb.yaml:2:45: uplinks[3]: uplink eth0 stands here a second time, first at lb.yaml:2:11
 lb.yaml:2:70: uplinks[4].zone: expected a conntrack zone: a number from 0 to 65535, found `65536`
-lb.yaml:3:1: service: unknown field `service`: did you mean `services`? expected one of `uplinks`, `services`, `status`, `capacity`, `timeouts`, `maglev_seed`
+lb.yaml:3:1: service: unknown field `service`: did you mean `services`? expected one of `uplinks`, `services`, `status`, `capacity`, `timeouts`, `pins`, `maglev_seed`
 lb.yaml:4:9: status: expected an address of the loopback and a port, such as `127.0.0.1:9095`, found `0.0.0.0:80`
 lb.yaml:5:23: capacity.conntrack: expected how many flows are kept: a number, 64 at least, found `63`
 lb.yaml:6:17: timeouts.udp: expected a number of seconds, 1 at least, found `0`
 lb.yaml:6:20: timeouts.tcp: unknown field `tcp`: expected one of `tcp_opening`, `tcp_established`, `tcp_closing`, `udp`, `udp_stream`
-lb.yaml:7:14: maglev_seed: expected a number from 0 to 4294967295, found `-1`";
+lb.yaml:7:7: pins: expected the absolute path of a directory in a bpffs, such as /sys/fs/bpf/forebay, found `here`
+lb.yaml:8:14: maglev_seed: expected a number from 0 to 4294967295, found `-1`";
         assert_eq!(told, expected);
     }
 

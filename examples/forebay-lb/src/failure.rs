@@ -30,6 +30,13 @@ pub enum Failure {
     #[error(transparent)]
     Dataplane(#[from] Open),
 
+    /// There is nothing that could be kept or removed.
+    #[error("{option} needs a pin directory: name one by `pins:` in the configuration, or by --pins")]
+    NoPins {
+        /// What was asked for.
+        option: &'static str,
+    },
+
     /// Another dataplane works on an uplink.
     #[error(
         "another dataplane has its program on {interface} already ({hook}, id {program_id}): end that one first \
@@ -71,7 +78,7 @@ impl Failure {
     /// The exit code, as `docs/bare-metal.md` and `--help` tell it. 2 is clap's, for a wrong command line.
     pub fn code(&self) -> u8 {
         match self {
-            Self::Configuration(_) | Self::Services(_) => 3,
+            Self::Configuration(_) | Self::Services(_) | Self::NoPins { .. } => 3,
             Self::Dataplane(error) => match error {
                 Open::CapacityZero { .. } | Open::CapacityTooSmall { .. } | Open::Map { .. } => 3,
                 Open::NoPrivilege { .. }
@@ -83,13 +90,27 @@ impl Failure {
                 | Open::InterfaceNotEthernet { .. }
                 | Open::InterfaceTwice { .. }
                 | Open::InterfaceSlotTaken { .. } => 5,
-                Open::XdpTaken { .. } | Open::FilterTaken { .. } => 6,
+                Open::XdpTaken { .. } | Open::FilterTaken { .. } | Open::PinsHeld { .. } => 6,
+                Open::PinsNotOnBpffs { .. }
+                | Open::UntrustedPins { .. }
+                | Open::PinDirectory { .. }
+                | Open::Pin { .. } => 7,
                 _ => 1,
             },
             Self::Occupied { .. } => 6,
             Self::Status { source, .. } if source.kind() == io::ErrorKind::AddrInUse => 6,
             _ => 1,
         }
+    }
+}
+
+/// What a person can do about a failure, beyond what it says itself.
+pub fn hint(failure: &Failure) -> &'static str {
+    match failure {
+        Failure::Dataplane(Open::Pin { .. }) => {
+            "; `forebay-lb --remove`, with the same configuration, takes off what is pinned and ends its connections"
+        }
+        _ => "",
     }
 }
 

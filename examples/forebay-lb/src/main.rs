@@ -38,7 +38,7 @@ use failure::Failure;
 
 const AFTER_HELP: &str = "\
 Signals:
-  TERM, INT   take everything off and end
+  TERM, INT   take everything off and end; with --keep, only end
   USR1        let through removals that are held back (see the status)
 
 Exit codes:
@@ -48,7 +48,8 @@ Exit codes:
   3  the configuration or the services are wrong
   4  no privileges, or this kernel can't
   5  an uplink is missing or can't be one
-  6  somebody else is there: on an uplink, or at the status address
+  6  somebody else is there: on an uplink, at the status address, or in the pin directory
+  7  the pin directory can't be used, or what is pinned there does not fit
 
 FOREBAY_LOG sets what is logged: error, warn, info (the default), debug, trace.";
 
@@ -62,6 +63,15 @@ struct Arguments {
     /// Only look whether the configuration and the services are good; touches nothing, and needs no privileges
     #[arg(long)]
     check: bool,
+    /// Pin tables and programs in this directory of a bpffs, so that they outlive the process; instead of `pins:`
+    #[arg(long, value_name = "DIR")]
+    pins: Option<PathBuf>,
+    /// Leave everything attached when told to end: packets are balanced on, and the next run takes over
+    #[arg(long)]
+    keep: bool,
+    /// Only take off what an earlier run left attached
+    #[arg(long, conflicts_with_all = ["check", "keep"])]
+    remove: bool,
 }
 
 fn main() -> ExitCode {
@@ -71,14 +81,27 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // Whether anybody reads it or not.
-            drop(writeln!(io::stderr(), "forebay-lb: {}", failure::explain(&failure)));
+            drop(writeln!(
+                io::stderr(),
+                "forebay-lb: {}",
+                failure::explain(&failure) + failure::hint(&failure)
+            ));
             ExitCode::from(failure.code())
         }
     }
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let config = Config::load(&arguments.config).map_err(Failure::Configuration)?;
+    let mut config = Config::load(&arguments.config).map_err(Failure::Configuration)?;
+    if arguments.pins.is_some() {
+        config.pins.clone_from(&arguments.pins);
+    }
+    if arguments.remove {
+        return daemon::remove(&config);
+    }
+    if arguments.keep && config.pins.is_none() {
+        return Err(Failure::NoPins { option: "--keep" });
+    }
     let picture = control_static::load(&config.services).map_err(Failure::Services)?;
     if arguments.check {
         // Nobody reads it: the exit code says the same.
@@ -86,7 +109,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         return Ok(());
     }
     drop(picture);
-    daemon::run(&config)
+    daemon::run(&config, arguments.keep)
 }
 
 fn summary(config: &Config, picture: &Picture) -> String {

@@ -10,7 +10,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use common::{Daemon, Files, Held, LIMIT, PATIENCE, looks};
+use common::{Daemon, Files, Held, LIMIT, PATIENCE, PinFolder, looks};
 use dataplane_testkit::{
     net::{AddressPlan, BackendLinks, HttpServer, LoadBalancerTopology, http, wait_for},
     require_kernel,
@@ -31,6 +31,7 @@ struct Page {
     _servers: Vec<HttpServer>,
     files: Files,
     services: String,
+    _pins: PinFolder,
 }
 
 impl Page {
@@ -43,11 +44,13 @@ impl Page {
         let servers = servers.collect();
         let config = block("/etc/forebay/forebay-lb.yaml");
         let config = config.replace("eth0", "to-client").replace("eth1", "to-backends");
+        let pins = PinFolder::new("documented");
+        let config = config.replace("/sys/fs/bpf/forebay", &pins.pins().display().to_string());
         // So that a connection that ended is soon forgotten.
         let config = config.replace("timeouts: {", "timeouts: {tcp_closing: 3, ");
         let services = block("/etc/forebay/services.d/web.yaml");
         let files = Files::new(&config, &services);
-        Self { topology, _servers: servers, files, services }
+        Self { topology, _servers: servers, files, services, _pins: pins }
     }
 
     /// Who answers so many requests, half of them over each family.

@@ -65,7 +65,7 @@ fn check_tells_good_files_from_bad_ones_and_touches_nothing() {
     assert_says(&check(), 3, &["forebay-lb.yaml: cannot be read: No such file"]);
     assert_says(&end_of(command(&["--confg"])), 2, &["--confg", "--config"]);
     let (code, help) = end_of(command(&["--help"]));
-    assert!(code == 0 && (0..=6).all(|code| help.contains(&format!("\n  {code}  "))), "{help}");
+    assert!(code == 0 && (0..=7).all(|code| help.contains(&format!("\n  {code}  "))), "{help}");
 }
 
 #[test]

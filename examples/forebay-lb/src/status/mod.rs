@@ -45,6 +45,15 @@ struct Seen {
     trouble: Option<String>,
 }
 
+/// Where the daemon's tables and programs are pinned.
+#[derive(Clone)]
+pub struct Pins {
+    /// The directory.
+    pub path: PathBuf,
+    /// Whether they were taken over from an earlier run.
+    pub adopted: bool,
+}
+
 /// What a running daemon consists of.
 #[derive(Clone)]
 pub struct Parts {
@@ -52,6 +61,8 @@ pub struct Parts {
     pub control: Controller,
     /// The tables.
     pub tables: Arc<dyn Store>,
+    /// Where they are pinned, if they are.
+    pub pins: Option<Pins>,
     /// The files.
     pub source: StaticStatus,
 }

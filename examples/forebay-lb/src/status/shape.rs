@@ -23,6 +23,7 @@ pub struct Status {
     pub uplinks: Vec<Uplink>,
     /// What keeps traffic from flowing or costs speed.
     pub warnings: Vec<String>,
+    pub pins: Option<Pins>,
     pub source: Source,
     pub held_back: Option<HeldBack>,
     pub services: Vec<Service>,
@@ -54,6 +55,14 @@ pub struct Uplink {
 pub struct Other {
     pub hook: String,
     pub program_id: u32,
+}
+
+/// Where tables and programs outlive the process.
+#[derive(Debug, Serialize)]
+pub struct Pins {
+    pub path: PathBuf,
+    /// Whether they were taken over from an earlier run.
+    pub adopted: bool,
 }
 
 /// The files of services.
@@ -279,6 +288,7 @@ mod tests {
                 others: vec![Other { hook: text(), program_id: 1 }],
             }],
             warnings: vec![text()],
+            pins: Some(Pins { path: "/sys/fs/bpf/forebay".into(), adopted: true }),
             source: Source {
                 path: "services.d".into(),
                 generation: 1,
