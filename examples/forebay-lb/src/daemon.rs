@@ -69,7 +69,7 @@ fn serve(
     signals: &Receiver<i32>,
     supervisor: &Supervisor,
 ) -> Result<(), Failure> {
-    let control = Controller::builder(plane.tables()).maglev_seed(config.maglev_seed).build();
+    let control = Controller::builder(plane.tables()).maglev_seed(config.maglev_seed).build()?;
     let _applier = control
         .spawn()
         .map_err(|source| Failure::System { operation: "start the controller's thread", source })?;

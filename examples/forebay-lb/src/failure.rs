@@ -3,7 +3,7 @@
 use std::{error::Error, io, net::SocketAddr, path::PathBuf};
 
 use control_static::Errors;
-use dataplane_core::{source::SourceError, state::RegisterError};
+use dataplane_core::{ControllerError, source::SourceError, state::RegisterError};
 use dataplane_ebpf::{Error as Open, HookName};
 
 /// Why it can't go on.
@@ -59,6 +59,10 @@ pub enum Failure {
         /// Why.
         error: SourceError,
     },
+
+    /// What is in the tables can't be gone on from.
+    #[error(transparent)]
+    Control(#[from] ControllerError),
 
     /// The source can't register.
     #[error(transparent)]

@@ -11,6 +11,9 @@ use crate::{
     status::{Board, how_to_confirm},
 };
 
+/// Who owns what stands in files: the name that a `StaticSource` has unless it is given another.
+const OWNER: &str = "static";
+
 /// What was seen before.
 pub struct Watch {
     control: Controller,
@@ -21,13 +24,15 @@ pub struct Watch {
     told: u64,
     /// Who has something held back.
     held: BTreeSet<OwnerName>,
+    /// Whether frontends of an earlier run are held back.
+    unclaimed: bool,
 }
 
 impl Watch {
     /// Nothing was seen before.
     pub fn new(control: Controller, source: StaticStatus) -> Self {
         let (warnings, held) = (BTreeSet::new(), BTreeSet::new());
-        Self { control, source, warnings, trouble: None, told: 0, held }
+        Self { control, source, warnings, trouble: None, told: 0, held, unclaimed: false }
     }
 
     /// Looks at the uplinks, brings back those that can be, and tells what is new.
@@ -48,6 +53,15 @@ impl Watch {
         board.see(attachments, warnings.iter().cloned().collect(), trouble.clone());
         (self.warnings, self.trouble) = (warnings, trouble);
         self.look_at_services();
+        let unclaimed = self.control.holds_unclaimed_back();
+        if unclaimed && !self.unclaimed {
+            tracing::warn!(
+                "most of what an earlier run served is in no file any more, so its removal is held back; if it is meant: \
+                 {}",
+                how_to_confirm()
+            );
+        }
+        self.unclaimed = unclaimed;
     }
 
     /// Tells what became of the last state of the files, once that is known.
@@ -83,7 +97,13 @@ impl Watch {
     /// Lets through what is held back.
     pub fn confirm(&mut self) {
         self.look_at_services();
-        if self.held.is_empty() {
+        if self.held.is_empty() && self.control.holds_unclaimed_back() {
+            tracing::info!("SIGUSR1: what an earlier run served, and no file names, is removed now");
+            match OwnerName::new(OWNER) {
+                Ok(owner) => drop(self.control.confirm(&owner)),
+                Err(error) => tracing::error!("{error}"),
+            }
+        } else if self.held.is_empty() {
             tracing::info!("SIGUSR1: nothing is held back");
         }
         for owner in std::mem::take(&mut self.held) {

@@ -34,6 +34,8 @@ pub fn gather(parts: &Parts, around: Surroundings<'_>) -> Result<shape::Status, 
     let flows = FlowCounts::of(tables)?;
     let statuses = parts.control.status();
     let held = statuses.iter().filter(|status| status.held_back.is_some()).count();
+    let unclaimed = if parts.control.holds_unclaimed_back() { parts.control.usage().unclaimed } else { 0 };
+    let held_back = shape::HeldBack { services: held, frontends: unclaimed, confirm: how_to_confirm() };
     let services = statuses.iter().map(|status| service(status, tables, &flows));
     let counters = Hook::ALL.into_iter().map(|hook| Ok((hook.name(), verdicts(tables, hook)?)));
     let [v4, v6] = flows.families;
@@ -49,7 +51,7 @@ pub fn gather(parts: &Parts, around: Surroundings<'_>) -> Result<shape::Status, 
         warnings: around.warnings.to_vec(),
         pins: parts.pins.as_ref().map(|pins| shape::Pins { path: pins.path.clone(), adopted: pins.adopted }),
         source: source(parts.source.now(), around.services),
-        held_back: (held > 0).then(|| shape::HeldBack { services: held, confirm: how_to_confirm() }),
+        held_back: (held > 0 || unclaimed > 0).then_some(held_back),
         services: services.collect::<Result<_, _>>()?,
         flows: shape::Flows { ipv4: v4.flows, ipv6: v6.flows },
         tables: fills(parts, &flows)?,

@@ -100,6 +100,8 @@ pub struct Mistake {
 #[derive(Debug, Serialize)]
 pub struct HeldBack {
     pub services: usize,
+    /// Frontends of an earlier run that no file names any more.
+    pub frontends: u32,
     /// What to do where they are meant.
     pub confirm: String,
 }
@@ -298,7 +300,7 @@ mod tests {
                 rejected: Some(Rejected { errors: vec![mistake], omitted: 0 }),
                 unwatched: Some(text()),
             },
-            held_back: Some(HeldBack { services: 1, confirm: text() }),
+            held_back: Some(HeldBack { services: 1, frontends: 1, confirm: text() }),
             services: vec![service],
             flows: Flows { ipv4: 1, ipv6: 0 },
             tables: vec![Table { name: "slots", fill: 1, capacity: 2 }],
