@@ -3,11 +3,16 @@
 
 mod common;
 
-use std::{os::unix::process::ExitStatusExt as _, process::Stdio, thread, time::Duration};
+use std::{
+    fs::{self, File},
+    os::unix::process::ExitStatusExt as _,
+    process::Stdio,
+    thread,
+    time::Duration,
+};
 
 use common::{Files, LIMIT, command, config, looks};
 use dataplane_testkit::{
-    child,
     net::{Namespace, veth, wait_for},
     require_kernel,
 };
@@ -26,17 +31,39 @@ fn whoever_is_ended_while_it_begins_leaves_nothing_behind() {
         .collect();
     let files = Files::new(&config("eth0"), &format!("services:\n{services}"));
     let before = looks(&host);
+    let log = files.path().join("log");
     for delay in [0, 10, 30, 60, 100, 150, 200, 300, 500] {
         let mut command = command(&["--config"]);
-        command.arg(files.config()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.arg(files.config()).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
         let mut child = host.run(|| command.spawn().unwrap());
         // What is looked for lies anywhere in this time.
         thread::sleep(Duration::from_millis(delay));
         kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-        let status = child::wait(&mut child, LIMIT, "forebay-lb").unwrap();
+        let mut status = None;
+        let ended = wait_for(LIMIT, "it ends", || {
+            status = child.try_wait().unwrap();
+            status.is_some()
+        });
+        if let Err(error) = ended {
+            let threads = threads(child.id());
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let said = fs::read_to_string(&log).unwrap();
+            panic!("after {delay} ms: {error}; it said:\n{said}\nits threads:\n{threads}");
+        }
+        let status = status.unwrap();
         let ended = status.success() || status.signal() == Some(Signal::TERM.as_raw());
         assert!(ended, "after {delay} ms: {status:?}");
         // Where it was killed, the kernel takes links off a moment later.
         wait_for(LIMIT, "nothing is left", || looks(&host) == before).unwrap();
     }
+}
+
+/// What each thread of a process waits for: its name, the kernel's function, and the system call.
+fn threads(process: u32) -> String {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten();
+    let read = |path: std::path::PathBuf| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    tasks
+        .map(|task| ["comm", "wchan", "syscall"].map(|file| read(task.path().join(file))).join(" ") + "\n")
+        .collect()
 }

@@ -178,7 +178,11 @@ pub fn looks(host: &Namespace) -> String {
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
         let output = host.run(|| child::output(&mut command, LIMIT)).unwrap();
-        shown += &format!("$ {}\n{}", words.join(" "), String::from_utf8_lossy(&output.stdout));
+        // Link-local addresses and the state of a link come about in their own time.
+        let settles = ["fe80", "ff00", "valid_lft", "<"];
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let lines = text.lines().filter(|line| !settles.iter().any(|mark| line.contains(mark)));
+        shown += &format!("$ {}\n{}\n", words.join(" "), lines.collect::<Vec<_>>().join("\n"));
     }
     shown
 }
