@@ -5,6 +5,7 @@ use std::{fmt, path, sync::Arc};
 use crate::errors::{Error, Place, Position, Problem, Report};
 
 /// The file that is read, and what was found wrong so far.
+#[derive(Debug)]
 pub(crate) struct Context<'a> {
     pub(crate) file: &'a Arc<path::Path>,
     pub(crate) report: &'a mut Report,
@@ -37,13 +38,13 @@ impl Context<'_> {
 }
 
 /// The path of a field, made of its parents': nothing is allocated before there is an error to show.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Path<'p> {
     parent: Option<&'p Path<'p>>,
     step: Step<'p>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Step<'p> {
     Root,
     Field(&'p str),

@@ -72,6 +72,8 @@
 //! # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 //! ```
 //!
+//! [`read_file`] reads what is no list of services, such as the configuration of a daemon, with errors of the same kind.
+//!
 //! The way of a document: [`load`] → `yaml` (text to a tree with places, under limits) → `read` (tree to `document`,
 //! field by field) → `convert` (document to model) → [`Picture`] → `source` (picture to transaction).
 
@@ -84,6 +86,7 @@ mod errors;
 mod load;
 mod picture;
 mod read;
+mod reader;
 mod schema;
 mod source;
 mod status;
@@ -94,6 +97,7 @@ mod yaml;
 pub use errors::{Error, Errors, Place, Position, Problem};
 pub use load::load;
 pub use picture::{Picture, parse, parse_bytes};
+pub use reader::{Field, Reader, read_file};
 pub use schema::schema;
 pub use source::{Notice, StaticSource, WatchError};
 pub use status::{Rejected, Standing, StaticStatus};

@@ -142,7 +142,8 @@ pub(crate) fn is_document(file: &Path) -> bool {
     !hidden && matches!(extension, Some("yaml" | "yml"))
 }
 
-fn read_file(file: &Path, room: usize) -> Result<Vec<u8>, Problem> {
+/// The bytes of a regular file, at most `room` of them.
+pub(crate) fn read_file(file: &Path, room: usize) -> Result<Vec<u8>, Problem> {
     // Not blocking: to open a pipe would else wait for its writer.
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(file);
     let opened: File = opened.map_err(unreadable)?;
@@ -167,6 +168,6 @@ fn error(file: &Path, problem: Problem) -> Error {
     Error::new(Place::new(&Arc::from(file), None), String::new(), problem)
 }
 
-fn whole_file(file: &Path, problem: Problem) -> Errors {
+pub(crate) fn whole_file(file: &Path, problem: Problem) -> Errors {
     error(file, problem).into()
 }

@@ -156,7 +156,7 @@ impl Gathering {
 }
 
 /// The bytes as text.
-fn text<'b>(bytes: &'b [u8], context: &mut Context<'_>) -> Option<&'b str> {
+pub(crate) fn text<'b>(bytes: &'b [u8], context: &mut Context<'_>) -> Option<&'b str> {
     if bytes.len() > crate::MAX_BYTES {
         let problem = Problem::TooLarge { limit: crate::MAX_BYTES };
         return context.refuse(Position::START, Path::ROOT, problem);

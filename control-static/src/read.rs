@@ -248,7 +248,7 @@ fn protocol_name(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Op
     one_of(node, at, &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)], "`tcp` or `udp`", context)
 }
 
-fn one_of<T: Copy>(
+pub(crate) fn one_of<T: Copy>(
     node: &Node<'_>,
     at: Path<'_>,
     names: &[(&str, T)],
@@ -270,7 +270,7 @@ fn scalar<'n>(node: &'n Node<'_>) -> Option<&'n str> {
 }
 
 /// A decimal number without quotes, sign or leading zero: `080` is 80 in YAML 1.2 and an error or 64 in 1.1.
-fn number(node: &Node<'_>) -> Option<u32> {
+pub(crate) fn number(node: &Node<'_>) -> Option<u32> {
     match &node.value {
         Value::Scalar { text, plain: true }
             if text.bytes().all(|byte| byte.is_ascii_digit())
@@ -294,7 +294,7 @@ fn is_not_text(plain: &str) -> bool {
 // Shapes.
 
 /// The values of a mapping's fields, in the order of `names`.
-fn fields<'n, 't, const N: usize>(
+pub(crate) fn fields<'n, 't, const N: usize>(
     node: &'n Node<'t>,
     at: Path<'_>,
     names: &'static [&'static str; N],
@@ -388,7 +388,7 @@ fn some<T>(
     list(node, at, expected, read, context)
 }
 
-fn unexpected<T>(
+pub(crate) fn unexpected<T>(
     node: &Node<'_>,
     at: Path<'_>,
     expected: &'static str,

@@ -4,7 +4,7 @@ use std::{
     io,
     ops::RangeInclusive,
     os::fd::{AsFd, BorrowedFd},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -44,12 +44,15 @@ pub struct EbpfDataplane {
     attached: Mutex<Vec<Attached>>,
     warnings: Mutex<Vec<Warning>>,
     reserved: Reserved,
-    tables: Arc<KernelTables>,
-    network: Arc<Network>,
+    pub(crate) tables: Arc<KernelTables>,
+    pub(crate) network: Arc<Network>,
     features: Features,
+    run_directory: PathBuf,
     /// The ids of our programs.
     ids: [u32; 3],
     pins: Option<Arc<Pins>>,
+    /// What the arrays of our programs are called among the pins.
+    stages: Option<Name>,
     adopted: bool,
     pub(crate) ebpf: aya::Ebpf,
 }
@@ -129,12 +132,7 @@ impl EbpfDataplane {
             if !adopted {
                 pins.keep_maps(&tables)?;
             }
-            attached.iter_mut().try_for_each(|one| one.keep(pins, &network))?;
-            let names = attached.iter().flat_map(|one| one.names(&network));
-            let used: Vec<Name> = names.chain(stages).collect();
-            // A packet may be in the programs of before yet, and go on by their arrays.
-            tables.synchronize()?;
-            pins.sweep(&network, &used)?;
+            keep(pins, &network, &tables, &mut attached, stages)?;
             let kept: Vec<u32> = attached.iter().map(|one| one.report.index).collect();
             tables.keep_interfaces(&kept)?;
         }
@@ -145,8 +143,10 @@ impl EbpfDataplane {
             tables,
             network,
             features,
+            run_directory: run_directory.to_owned(),
             ids,
             pins,
+            stages,
             adopted,
             ebpf,
         };
@@ -221,14 +221,17 @@ impl EbpfDataplane {
     }
 
     /// Looks at the uplinks again: whether our programs still stand, which link-layer address an interface has now, and
-    /// whether it takes frames from XDP now. Tables and [`warnings`](Self::warnings) follow.
+    /// whether it takes frames from XDP now. Tables and [`warnings`](Self::warnings) follow. Where an interface was gone
+    /// and there is one of its name again, our programs are attached to that.
     ///
     /// To be called now and then, and when an interface is known to have changed. Cost: a few system calls for each
-    /// uplink, from whatever network namespace.
+    /// uplink. From whatever network namespace; but to an interface that came back programs are attached only where the
+    /// caller is in the dataplane's own.
     ///
     /// # Errors
     /// [`Error::InterfaceVanished`] or [`Error::Displaced`] for the first uplink that is gone, or where our programs no
-    /// longer stand; the others were looked at all the same.
+    /// longer stand; for one that came back whatever keeps us from it, as of [`open`](Builder::open). The others were
+    /// looked at all the same.
     pub fn refresh(&self) -> Result<(), Error> {
         let mut attached = self.attached.lock();
         let mut warnings = self.features.warnings();
@@ -236,11 +239,21 @@ impl EbpfDataplane {
             warnings.push(warning.clone());
         }
         let mut outcome = Ok(());
+        let mut came_back = false;
         let native = attached.iter().any(|one| one.report.xdp == XdpAttachment::Native);
+        let places: Vec<_> =
+            attached.iter().map(|one| (one.report.index, one.report.interface.clone())).collect();
         for one in attached.iter_mut() {
-            if let Err(error) = self.refresh_one(one, native, &mut warnings) {
-                outcome = outcome.and(Err(error));
-            }
+            let others: Vec<_> =
+                places.iter().filter(|(_, name)| *name != one.report.interface).cloned().collect();
+            let looked = self.reattach(one, &others).and_then(|is_back| {
+                came_back |= is_back;
+                self.refresh_one(one, native, &mut warnings)
+            });
+            outcome = outcome.and(looked);
+        }
+        if came_back && let Some(pins) = &self.pins {
+            outcome = outcome.and(keep(pins, &self.network, &self.tables, &mut attached, self.stages));
         }
         *self.warnings.lock() = warnings;
         outcome
@@ -279,6 +292,12 @@ impl EbpfDataplane {
             warnings.push(Warning::XdpCannotSend { interface: link.name.clone(), veth: link.is_veth() });
         }
         Ok(())
+    }
+
+    /// What it takes to attach to another interface.
+    pub(crate) fn means<'a>(&'a self, programs: Programs<'a>) -> Means<'a> {
+        let Self { network, features, run_directory, pins, .. } = self;
+        Means { network, programs, tcx: features.tcx, run_directory, pins: pins.as_deref() }
     }
 
     /// Detaches all programs, and takes away every trace of ours: filters, a clsact qdisc that was made by us and that
@@ -339,7 +358,22 @@ impl Drop for EbpfDataplane {
     }
 }
 
-fn programs(ebpf: &aya::Ebpf) -> Result<Programs<'_>, Error> {
+/// Pins what is attached, and takes off whatever else is pinned but for the arrays of these programs.
+fn keep(
+    pins: &Pins,
+    network: &Network,
+    tables: &KernelTables,
+    attached: &mut [Attached],
+    stages: Option<Name>,
+) -> Result<(), Error> {
+    attached.iter_mut().try_for_each(|one| one.keep(pins, network))?;
+    let used: Vec<Name> = attached.iter().flat_map(|one| one.names(network)).chain(stages).collect();
+    // A packet may be in the programs of before yet, and go on by their arrays.
+    tables.synchronize()?;
+    pins.sweep(network, &used)
+}
+
+pub(crate) fn programs(ebpf: &aya::Ebpf) -> Result<Programs<'_>, Error> {
     let fd = |name| program_fd(ebpf, name);
     Ok(Programs { xdp: fd(XDP)?, ingress: fd(INGRESS)?, egress: fd(EGRESS)? })
 }
@@ -353,7 +387,7 @@ pub(crate) fn program_fd<'a>(ebpf: &'a aya::Ebpf, name: &'static str) -> Result<
     program.map(AsFd::as_fd).ok_or_else(|| Error::Object { reason: format!("it has no program {name}") })
 }
 
-fn entry(link: &LinkState, zone: u16, flags: u16) -> InterfaceEntry {
+pub(crate) fn entry(link: &LinkState, zone: u16, flags: u16) -> InterfaceEntry {
     InterfaceEntry { index: link.index, zone, flags, mac: link.mac.unwrap_or_default(), reserved: 0 }
 }
 

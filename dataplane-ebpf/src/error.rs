@@ -126,7 +126,8 @@ pub enum Error {
 
     /// An interface that we were attached to is gone.
     #[error(
-        "interface {interface} (index {index}) is gone, and our programs with it: open the dataplane again once it is back"
+        "interface {interface} (index {index}) is gone, and our programs with it: the next refresh() after it is back \
+         attaches to it again"
     )]
     InterfaceVanished {
         /// The interface.

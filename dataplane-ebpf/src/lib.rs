@@ -34,6 +34,7 @@
 //! | `pin` | what stays in the kernel while nobody runs, and how the next run takes it over |
 //! | `lock` | who lives, and has a place or a pin directory |
 //! | `probe` | what this kernel, this process and this host can do |
+//! | `reattach` | an uplink whose interface went and came back |
 //! | `net` | what the kernel tells of interfaces, over netlink |
 //! | `object` | the compiled programs, and what they must look like |
 //! | `sys` | system calls; all unsafe code |
@@ -49,6 +50,7 @@ mod net;
 mod object;
 mod pin;
 mod probe;
+mod reattach;
 mod sys;
 mod tables;
 #[cfg(feature = "testing")]

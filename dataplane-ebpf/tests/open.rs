@@ -262,6 +262,37 @@ fn a_vanished_interface_is_named() {
     }
 }
 
+/// A network card that was unplugged, a tunnel that was made anew: the same name, another index.
+#[test]
+fn an_interface_that_came_back_is_attached_to_again() {
+    require_kernel!();
+    for (xdp, tc) in
+        [(XdpMode::Off, TcMode::Auto), (XdpMode::Off, TcMode::Clsact), (XdpMode::Native, TcMode::Auto)]
+    {
+        let host = Host::new("back");
+        let uplink = Uplink::named("uplink").xdp(xdp).tc(tc).zone(3);
+        let plane = host.open(small().uplink(uplink)).unwrap();
+        let before = plane.attachments().remove(0);
+        host.uplink.delete().unwrap();
+        let refresh = || host.host.run(|| plane.refresh());
+        assert!(matches!(refresh(), Err(Error::InterfaceVanished { .. })));
+        let (uplink, far) = veth(&host.host, "uplink", &host.peer, "far").unwrap();
+        // From here its index would mean another interface.
+        assert!(matches!(plane.refresh(), Err(Error::InterfaceVanished { .. })));
+        refresh().unwrap();
+        let after = plane.attachments().remove(0);
+        assert_eq!(after.index, uplink.index());
+        assert_ne!(after.index, before.index);
+        assert_eq!((after.standing, after.zone, &after.xdp), (Standing::Attached, 3, &before.xdp));
+        let host = Host { uplink, far, ..host };
+        host.address();
+        let before = seen(&plane.tables(), Hook::Ingress) + seen(&plane.tables(), Hook::Xdp);
+        host.ping();
+        assert!(seen(&plane.tables(), Hook::Ingress) + seen(&plane.tables(), Hook::Xdp) > before);
+        plane.detach().unwrap();
+    }
+}
+
 #[test]
 fn a_table_without_room_or_too_large_is_named() {
     require_kernel!();

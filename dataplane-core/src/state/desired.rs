@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::VecDeque, sync::Arc};
 use hashbrown::{HashMap, HashSet};
 
 use super::{
-    Conflict, Failure, Phase, Progress, Refusal, RemovalGuard, ServiceId, ServiceStatus,
+    Conflict, Failure, HeldBack, Phase, Progress, Refusal, RemovalGuard, ServiceId, ServiceStatus,
     claims::{Claims, Handover},
     guard::Watch,
     progress::{Open, Revisions},
@@ -233,6 +233,11 @@ impl DesiredState {
         Some(ServiceStatus {
             owner: self.owners[object.owner].name.clone(),
             service: object.name.clone(),
+            desired: object.service.clone(),
+            held_back: object.held.as_ref().map(|held| match held {
+                None => HeldBack::Removal,
+                Some(service) => HeldBack::Change(Arc::clone(service)),
+            }),
             revision: object.revision,
             phase,
             conflicts,

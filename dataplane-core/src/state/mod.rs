@@ -19,7 +19,7 @@ mod work;
 pub use desired::{DesiredState, RegisterError};
 pub use guard::RemovalGuard;
 pub use progress::Progress;
-pub use status::{Conflict, Failure, Phase, Refusal, ServiceStatus};
+pub use status::{Conflict, Failure, HeldBack, Phase, Refusal, ServiceStatus};
 pub(crate) use work::{Outcome, Traffic, Work};
 
 /// A service's place in the desired state. It may be given to another once the tables hold nothing of it any more.

@@ -1,9 +1,9 @@
 //! How far an object has come.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
-    model::{Frontend, ServiceName},
+    model::{Frontend, Service, ServiceName},
     source::{ObjectName, OwnerName, Revision},
     tables::TableError,
 };
@@ -16,6 +16,10 @@ pub struct ServiceStatus {
     pub owner: OwnerName,
     /// Its name.
     pub service: ServiceName,
+    /// As it is to be in the tables; `None` where it is to be out of them.
+    pub desired: Option<Arc<Service>>,
+    /// What it will be once somebody confirms, where that is held back.
+    pub held_back: Option<HeldBack>,
     /// The commit that changed it last.
     pub revision: Revision,
     /// How far it has come.
@@ -24,6 +28,16 @@ pub struct ServiceStatus {
     pub conflicts: Vec<Conflict>,
     /// What went wrong at the last attempt to write it to the tables, which will be repeated.
     pub failure: Option<Failure>,
+}
+
+/// What waits to be confirmed, because with it most of what serves would go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HeldBack {
+    /// The service is to go.
+    Removal,
+    /// It is to be like this, with fewer backends that take new flows.
+    Change(Arc<Service>),
 }
 
 /// How far a service has come.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Conflict, DesiredState, Outcome, Phase, Progress, Refusal, RegisterError, RemovalGuard, ServiceStatus,
+    Conflict, DesiredState, HeldBack, Outcome, Phase, Progress, Refusal, RegisterError, RemovalGuard,
+    ServiceStatus,
 };
 use crate::{
     model::{Backend, Frontend, Protocol, Service, ServiceName},
@@ -259,7 +260,9 @@ fn a_mass_removal_is_held_back_until_it_is_confirmed() {
     let revision = world.commit(&a, picture([service("new", &[99], 1)]));
     world.apply();
     assert_eq!(world.phase("a", "new"), Phase::Applied);
-    assert_eq!(world.phase("a", "s1"), Phase::HeldBack);
+    let held = world.status("a", "s1");
+    assert_eq!((held.phase, held.held_back), (Phase::HeldBack, Some(HeldBack::Removal)));
+    assert_eq!(held.desired.as_deref(), Some(&service("s1", &[1], 2)), "it serves as before");
     assert_eq!(world.winner(1), Some("a/s1".to_owned()));
     assert_eq!(world.state.progress(revision), Progress::Incomplete { services: 10 });
     // What the source says again is not held back any longer.
@@ -319,7 +322,9 @@ fn emptying_services_and_small_steps_count_as_removals_and_a_word_lets_them_thro
     world.commit(&a, upserts([service("s3", &[3], 1)]));
     world.apply();
     assert_eq!(world.phase("a", "s2"), Phase::Applied);
-    assert_eq!(world.phase("a", "s3"), Phase::HeldBack);
+    let held = world.status("a", "s3");
+    assert_eq!(held.phase, Phase::HeldBack);
+    assert_eq!(held.held_back, Some(HeldBack::Change(service("s3", &[3], 1).into())));
     // Replacing is no loss, and neither is what somebody stands up for.
     world.commit(&a, Changes { confirmed: true, ..picture([service("s4", &[4], 2)]) });
     world.apply();

@@ -1,0 +1,248 @@
+//! The daemon as a child process, in a namespace that stands for the balancer.
+#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test panics where it cannot go on")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use dataplane_testkit::{
+    child::{self, Lines},
+    net::{Namespace, http, wait_for},
+};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+pub const LIMIT: Duration = child::LIMIT;
+
+/// A request may take so long.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where status is served in each of the namespaces.
+pub const STATUS: &str = "127.0.0.1:9095";
+
+/// A folder with the daemon's file and that of its services.
+pub struct Files {
+    folder: tempfile::TempDir,
+}
+
+impl Files {
+    pub fn new(config: &str, services: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("services.d")).unwrap();
+        let files = Self { folder };
+        files.configure(config);
+        files.serve(services);
+        files
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("forebay-lb.yaml")
+    }
+
+    pub fn configure(&self, config: &str) {
+        fs::write(self.config(), config).unwrap();
+    }
+
+    pub fn services(&self) -> PathBuf {
+        self.folder.path().join("services.d/web.yaml")
+    }
+
+    /// Writes the services, as editors do it.
+    pub fn serve(&self, services: &str) {
+        let draft = self.folder.path().join("draft");
+        fs::write(&draft, services).unwrap();
+        fs::rename(draft, self.services()).unwrap();
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// Small tables: many daemons run side by side in tests.
+pub fn config(uplinks: &str) -> String {
+    format!(
+        "uplinks: [{uplinks}]\nservices: services.d\n\
+         capacity: {{frontends: 64, backends: 64, slots: 1024, conntrack: 1024}}\n"
+    )
+}
+
+/// The binary with arguments; whoever runs it says where.
+pub fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forebay-lb"));
+    command.args(arguments).env_remove("NOTIFY_SOCKET").env_remove("FOREBAY_LOG").stdin(Stdio::null());
+    command
+}
+
+/// Runs it to its end: the exit code, and what it said.
+pub fn end_of(mut command: Command) -> (i32, String) {
+    let output = child::output(&mut command, LIMIT).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+    (output.status.code().unwrap_or_else(|| panic!("killed: {said}")), said.into_owned())
+}
+
+/// A daemon that runs. Dropping it kills it, if it still does.
+pub struct Daemon<'h> {
+    pub host: &'h Namespace,
+    child: Child,
+    said: Lines,
+}
+
+impl<'h> Daemon<'h> {
+    /// Starts it, and waits until it serves.
+    pub fn start(host: &'h Namespace, files: &Files) -> Self {
+        let mut command = command(&["--config"]);
+        command.arg(files.config());
+        Self::start_as(host, command)
+    }
+
+    pub fn start_as(host: &'h Namespace, mut command: Command) -> Self {
+        let mut child = host.run(|| command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+        let said = Lines::of(child.stderr.take().unwrap());
+        let daemon = Self { host, child, said };
+        daemon.wait_to_say("status at http://");
+        daemon
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Reads its log on until it says this.
+    pub fn wait_to_say(&self, mark: &str) -> Vec<String> {
+        let said = self.said.until(mark, LIMIT);
+        said.unwrap_or_else(|lines| panic!("no {mark:?} in:\n{}", lines.join("\n")))
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let address: SocketAddr = STATUS.parse().unwrap();
+        let response = self.host.run(|| http::get(address, path, PATIENCE)).unwrap();
+        (response.status, String::from_utf8(response.body).unwrap())
+    }
+
+    pub fn status(&self) -> Value {
+        let (status, body) = self.get("/status");
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    /// Waits until the status is as wanted, and returns it.
+    pub fn wait_for_status(&self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        wait_for(LIMIT, what, || {
+            last = self.status();
+            wanted(&last)
+        })
+        .unwrap_or_else(|error| panic!("{error}; the last status:\n{last:#}"));
+        last
+    }
+
+    /// Ends it as systemd does; what it said since it was last read.
+    pub fn terminate(mut self) -> (ExitStatus, String) {
+        self.signal(Signal::TERM);
+        let status = child::wait(&mut self.child, LIMIT, "forebay-lb").unwrap();
+        (status, self.said.rest(LIMIT).join("\n"))
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            self.child.kill().unwrap();
+            self.child.wait().unwrap();
+        }
+    }
+}
+
+/// What iproute2 and bpftool show of a namespace: compared before and after.
+pub fn looks(host: &Namespace) -> String {
+    let commands: [&[&str]; 5] = [
+        &["ip", "-details", "address"],
+        &["ip", "route", "show", "table", "all"],
+        &["ip", "-6", "route", "show", "table", "all"],
+        &["tc", "qdisc"],
+        &["bpftool", "net"],
+    ];
+    let mut shown = String::new();
+    for words in commands {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
+        let output = host.run(|| child::output(&mut command, LIMIT)).unwrap();
+        // Link-local addresses and the state of a link come about in their own time.
+        let settles = ["fe80", "ff00", "valid_lft", "<"];
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let lines = text.lines().filter(|line| !settles.iter().any(|mark| line.contains(mark)));
+        shown += &format!("$ {}\n{}\n", words.join(" "), lines.collect::<Vec<_>>().join("\n"));
+    }
+    shown
+}
+
+/// What a running process holds in the kernel.
+#[derive(Debug)]
+pub struct Held {
+    pub programs: BTreeSet<u32>,
+    pub links: BTreeSet<u32>,
+}
+
+impl Held {
+    pub fn by(process: u32) -> Self {
+        let descriptors = fs::read_dir(format!("/proc/{process}/fdinfo")).unwrap();
+        // What is closed meanwhile is an error there.
+        let texts: Vec<_> =
+            descriptors.flatten().filter_map(|entry| fs::read_to_string(entry.path()).ok()).collect();
+        let ids = |field: &str| {
+            let of = |text: &String| {
+                text.lines()
+                    .find_map(|line| line.strip_prefix(field)?.trim_start_matches(':').trim().parse().ok())
+            };
+            texts.iter().filter_map(of).collect()
+        };
+        Self { programs: ids("prog_id"), links: ids("link_id") }
+    }
+
+    pub fn is_gone(&self) -> bool {
+        let programs: BTreeSet<u32> =
+            aya::programs::loaded_programs().flatten().map(|program| program.id()).collect();
+        let links: BTreeSet<u32> = aya::programs::loaded_links().flatten().map(|link| link.id()).collect();
+        self.programs.is_disjoint(&programs) && self.links.is_disjoint(&links)
+    }
+}
+
+/// A directory of the test's own in the bpffs, which is mounted if it is not.
+pub struct PinFolder(PathBuf);
+
+impl PinFolder {
+    pub fn new(label: &str) -> Self {
+        const BPFFS: &str = "/sys/fs/bpf";
+        let mounts = fs::read_to_string("/proc/mounts").unwrap();
+        if !mounts.lines().any(|line| line.split(' ').nth(1) == Some(BPFFS)) {
+            let mount = child::output(Command::new("mount").args(["-t", "bpf", "none", BPFFS]), LIMIT);
+            assert!(mount.as_ref().is_ok_and(|output| output.status.success()), "{mount:?}");
+        }
+        let path = Path::new(BPFFS).join(format!("forebay-lb-test-{}-{label}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    /// The pin directory, which is not there yet.
+    pub fn pins(&self) -> PathBuf {
+        self.0.join("edge")
+    }
+}
+
+impl Drop for PinFolder {
+    fn drop(&mut self) {
+        // A pin that goes takes its link along.
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
