@@ -14,7 +14,7 @@ use aya::{
     programs::{Program, ProgramError},
 };
 use dataplane_core::{
-    abi::{INTERFACE_PLACES, SLOT_LINE_WORDS, map},
+    abi::{DEFAULT_ANSWERS_A_SECOND, INTERFACE_PLACES, SLOT_LINE_WORDS, map},
     model::NatPorts,
     pipeline::Timeouts,
     tables::Capacity,
@@ -40,6 +40,7 @@ pub struct Builder {
     pub(crate) capacity: Capacity,
     pub(crate) timeouts: Timeouts,
     pub(crate) nat_ports: NatPorts,
+    pub(crate) answers_a_second: Option<u32>,
     pub(crate) uplinks: Vec<Uplink>,
     pub(crate) run_directory: Option<PathBuf>,
     pub(crate) pins: Option<PinDir>,
@@ -86,6 +87,13 @@ impl Builder {
     /// detached.
     pub fn nat_ports(mut self, ports: NatPorts) -> Self {
         self.nat_ports = ports;
+        self
+    }
+
+    /// How many packets of our own each CPU sends a second to tell senders of what is dropped: ICMP errors and resets.
+    /// 1,000 unless set; 0: none, and whoever it was for waits in vain.
+    pub fn answers_a_second(mut self, answers: u32) -> Self {
+        self.answers_a_second = Some(answers);
         self
     }
 
@@ -172,7 +180,8 @@ impl Builder {
         }
         let lock = parts.pins.as_ref().map(|pins| pins.lock());
         let tables = KernelTables::new(maps, looks.map(bpf::Program::new), batch, lock)?;
-        tables.configure(&self.timeouts, self.nat_ports)?;
+        let answers = self.answers_a_second.unwrap_or(DEFAULT_ANSWERS_A_SECOND);
+        tables.configure(&self.timeouts, self.nat_ports, answers)?;
         let reserved = self.reserve_ports(&parts)?;
         EbpfDataplane::attach(parts, ebpf, Arc::new(tables), pinned.is_some(), reserved)
     }

@@ -57,18 +57,42 @@ pub(crate) const XDP_NAT_V6: &str = "forebay_xdp_nat_v6";
 pub(crate) const INGRESS_NAT_V4: &str = "forebay_in_nat_v4";
 /// Masqueraded IPv6 connections at tc.
 pub(crate) const INGRESS_NAT_V6: &str = "forebay_in_nat_v6";
+/// ICMP at XDP.
+pub(crate) const XDP_ICMP4: &str = "forebay_xdp_icmp4";
+/// ICMPv6 at XDP.
+pub(crate) const XDP_ICMP6: &str = "forebay_xdp_icmp6";
+/// ICMP at tc, packets that come in.
+pub(crate) const INGRESS_ICMP4: &str = "forebay_ingress_icmp4";
+/// ICMPv6 at tc, packets that come in.
+pub(crate) const INGRESS_ICMP6: &str = "forebay_ingress_icmp6";
+/// ICMP at tc, packets that go out.
+pub(crate) const EGRESS_ICMP4: &str = "forebay_egress_icmp4";
+/// ICMPv6 at tc, packets that go out.
+pub(crate) const EGRESS_ICMP6: &str = "forebay_egress_icmp6";
+/// Answers what is dropped of IPv4, at tc, packets that come in.
+pub(crate) const INGRESS_ANSWER4: &str = "forebay_ingress_answer4";
+/// Answers what is dropped of IPv6, at tc, packets that come in.
+pub(crate) const INGRESS_ANSWER6: &str = "forebay_ingress_answer6";
 /// Every program that is loaded.
-pub(crate) const PROGRAMS: [&str; 12] = [
+pub(crate) const PROGRAMS: [&str; 20] = [
+    INGRESS_ANSWER4,
+    INGRESS_ANSWER6,
     XDP,
     XDP_V6,
     XDP_NAT_V4,
     XDP_NAT_V6,
+    XDP_ICMP4,
+    XDP_ICMP6,
     INGRESS,
     INGRESS_V6,
     INGRESS_NAT_V4,
     INGRESS_NAT_V6,
+    INGRESS_ICMP4,
+    INGRESS_ICMP6,
     EGRESS,
     EGRESS_V6,
+    EGRESS_ICMP4,
+    EGRESS_ICMP6,
     COLLECT_V4,
     COLLECT_V6,
 ];
@@ -108,6 +132,24 @@ pub(crate) const STAGES: &[StagePlace] = &[
     },
     // What goes out opens nothing.
     StagePlace { hook: Hook::Egress, array: "stages_egress", stage: Stage::V6, program: EGRESS_V6 },
+    StagePlace { hook: Hook::Xdp, array: "stages_xdp", stage: Stage::IcmpV4, program: XDP_ICMP4 },
+    StagePlace { hook: Hook::Xdp, array: "stages_xdp", stage: Stage::IcmpV6, program: XDP_ICMP6 },
+    StagePlace { hook: Hook::Ingress, array: "stages_ingress", stage: Stage::IcmpV4, program: INGRESS_ICMP4 },
+    StagePlace { hook: Hook::Ingress, array: "stages_ingress", stage: Stage::IcmpV6, program: INGRESS_ICMP6 },
+    StagePlace { hook: Hook::Egress, array: "stages_egress", stage: Stage::IcmpV4, program: EGRESS_ICMP4 },
+    StagePlace { hook: Hook::Egress, array: "stages_egress", stage: Stage::IcmpV6, program: EGRESS_ICMP6 },
+    StagePlace {
+        hook: Hook::Ingress,
+        array: "stages_ingress",
+        stage: Stage::AnswerV4,
+        program: INGRESS_ANSWER4,
+    },
+    StagePlace {
+        hook: Hook::Ingress,
+        array: "stages_ingress",
+        stage: Stage::AnswerV6,
+        program: INGRESS_ANSWER6,
+    },
 ];
 
 /// The constant that has the programs take time and randomness from a map.
@@ -206,11 +248,10 @@ pub(crate) const MAPS: &[MapSpec] = &[
 /// The section that each program must stand in.
 fn has_section(program: &str, section: &ProgramSection) -> bool {
     match program {
-        XDP | XDP_V6 | XDP_NAT_V4 | XDP_NAT_V6 => matches!(section, ProgramSection::Xdp { frags: true, .. }),
-        INGRESS | INGRESS_V6 | INGRESS_NAT_V4 | INGRESS_NAT_V6 | EGRESS | EGRESS_V6 | COLLECT_V4
-        | COLLECT_V6 => {
-            matches!(section, ProgramSection::SchedClassifier)
+        XDP | XDP_V6 | XDP_NAT_V4 | XDP_NAT_V6 | XDP_ICMP4 | XDP_ICMP6 => {
+            matches!(section, ProgramSection::Xdp { frags: true, .. })
         }
+        name if PROGRAMS.contains(&name) => matches!(section, ProgramSection::SchedClassifier),
         _ => false,
     }
 }

@@ -23,7 +23,7 @@ use dataplane_core::{
         FLOW_LOCAL, FlowV4, FlowV6, InterfaceEntry, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord,
         TestInput, TupleV4, TupleV6,
     },
-    pipeline::{DropReason, Hook, LeaveReason, PassReason, Seen, Tick, Verdict},
+    pipeline::{Hook, LeaveReason, PassReason, Seen, Tick, Verdict},
     tables::Store,
     wire::Be16,
 };
@@ -173,7 +173,7 @@ fn the_word_of_a_service_is_read_as_a_whole() {
         let torn = ServiceWord::new(halves[1].0, halves[0].1);
         tables.service_words().store(own_service.index, &[torn.0]).unwrap();
         let fresh = Frame { source: SocketAddr::new(frame.source.ip(), 1), ..frame };
-        stage.expect(fresh, Verdict::Drop(DropReason::NoBackend), "a word of two halves");
+        stage.expect(fresh, Verdict::Leave(LeaveReason::Answer), "a word of two halves");
     }
 }
 
@@ -239,7 +239,7 @@ macro_rules! recycled {
                 conntrack.insert(&tuple, &value).unwrap();
                 stage.expect(frame(client.port()), verdict, what);
             }
-            for (tag, verdict) in [(key.tag() ^ 1, none), (key.tag(), Verdict::Drop(DropReason::NoBackend))] {
+            for (tag, verdict) in [(key.tag() ^ 1, none), (key.tag(), Verdict::Leave(LeaveReason::Answer))] {
                 tables.$services().insert(&key, &ServiceRef::new(0, tag)).unwrap();
                 stage.expect(frame(client.port() + 2), verdict, "a reference");
             }

@@ -68,6 +68,17 @@ fn frames() -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
         add(0x30, Frame::udp(client, names).payload(&[7; 1300]));
         add(0x03, plain(Frame::tcp(stranger, web, flags::SYN)));
         add(0x02, plain(Frame::other(stranger, web, 132)));
+        // Errors about what was translated, either way, whole and cut short.
+        let (sent, answered) = (Frame::tcp(client, backend, flags::ACK), Frame::udp(names, client));
+        let errors = if family == 0 { [3, 11, 12] } else { [2, 3, 4] };
+        for (i, (choice, quoted)) in [(0x01, sent), (0x00, answered)].into_iter().enumerate() {
+            for (kind, cut) in errors.into_iter().zip([0, 8, 21]) {
+                let mut quote = plain(quoted.clone()).packet();
+                quote.truncate(quote.len() - cut);
+                let (from, to) = (quoted.destination.ip(), quoted.source.ip());
+                add(choice, Frame::icmp(from, to, kind, i as u8, 1300).payload(&quote));
+            }
+        }
     }
     Ok(seeds)
 }

@@ -6,7 +6,7 @@ use dataplane_core::{
     pipeline::{Hook, Verdict},
     tables::{Family, Flow, HashTable, Store, Tuple},
 };
-use dataplane_testkit::frames::Dissected;
+use dataplane_testkit::frames::{Dissected, icmp_checksums_hold};
 
 /// A packet that was translated, before and after.
 #[derive(Debug)]
@@ -35,6 +35,14 @@ pub fn outcome(input: &[u8], hook: Option<Hook>, out: &Outcome) -> Option<Transl
             None
         }
         Verdict::Drop(_) => None,
+        Verdict::Answer(_) => {
+            assert_eq!(hook.unwrap_or(Hook::Ingress), Hook::Ingress, "only ingress answers");
+            out.sent.expect("answered somebody");
+            let reset = || Dissected::of(&out.frame).map(|seen| seen.checksums_hold());
+            let holds = icmp_checksums_hold(&out.frame).or_else(reset);
+            assert_eq!(holds, Some(true), "the answer's checksums");
+            None
+        }
         Verdict::Deliver => {
             assert!(hook != Some(Hook::Xdp), "XDP cannot deliver");
             assert_eq!(out.sent, None);
@@ -51,6 +59,10 @@ pub fn outcome(input: &[u8], hook: Option<Hook>, out: &Outcome) -> Option<Transl
 }
 
 fn translated(input: &[u8], out: &Outcome, hops: u8) -> Option<Translated> {
+    if icmp_checksums_hold(input) == Some(true) {
+        assert_eq!(icmp_checksums_hold(&out.frame), Some(true), "checksums of a translated ICMP error");
+        return None;
+    }
     let before = Dissected::of(input).filter(Dissected::checksums_hold)?;
     let after = Dissected::of(&out.frame).expect("a packet that could be read can be read no more");
     assert!(after.checksums_hold(), "checksums: {before:?} became {after:?}");

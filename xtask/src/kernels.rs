@@ -20,14 +20,17 @@ use crate::{
 /// The kernel tests that run on Debian's kernels too, of the test program `traffic`: real sockets, TCP and UDP, IPv4 and
 /// IPv6. What those at tcx say holds for clsact where the kernel has no tcx.
 const GUEST_TESTS: &[&str] = &[
+    "answers::tcx_tells_of_narrow_links",
     "balance::clsact_balances_with_every_offload_on",
     "balance::tcx_balances_with_every_offload_on",
     "balance::xdp_balances_and_leaves_nothing_to_tcx",
+    "errors::xdp_tells_a_client_of_a_closed_port",
     "local::backends_that_turn_out_to_be_local_are_answered_for",
     "neighbour::tcx_waits_for_a_cold_neighbour",
     "neighbour::xdp_leaves_a_cold_neighbour_to_tcx",
     "one_arm::tcx_sends_back_where_it_came_from",
     "one_arm::xdp_sends_back_where_it_came_from",
+    "others::tcx_refuses_what_no_backend_serves",
     "torn::a_service_gets_its_own_backends_while_thousands_are_swapped",
     "transfer::tcx_carries_large_segments_with_unfinished_checksums",
     "upgrade::tcx_connections_live_through_upgrades",

@@ -3,6 +3,9 @@
 /// How many words the configuration has room for.
 pub const CONFIG_WORDS: u32 = 64;
 
+/// How many packets of our own each CPU sends a second where nothing else is said.
+pub const DEFAULT_ANSWERS_A_SECOND: u32 = 1_000;
+
 /// A value in the configuration, and its place there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -22,6 +25,8 @@ pub enum Setting {
     UdpStream = 5,
     /// The ports that source NAT gives out: the first in the lower 16 bits, how many in the bits above. 0: none.
     NatPorts = 6,
+    /// How many packets of our own each CPU sends a second, to answer what is dropped.
+    AnswersASecond = 7,
 }
 
 /// How many words the inputs for tests have.

@@ -8,7 +8,10 @@ use crate::{
         BackendRef, BackendV4, BackendV6, INTERFACE_PLACES, InterfaceEntry, ServiceCounters, ServiceRef,
         ServiceWord, Setting, StateWord,
     },
-    pipeline::{Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Steps, Tick, VerdictNumber},
+    pipeline::{
+        AnswerBudget, Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Steps, Tick,
+        VerdictNumber,
+    },
     tables::{Family, Flow, FlowEntry, InsertError, Lookup, Place, Store, Tuple, V4, V6, WordArray},
 };
 
@@ -148,6 +151,10 @@ impl Environment for MemoryEnvironment<'_> {
         let words = [interfaces.load(place, 0)?, interfaces.load(place, 1)?];
         let entry: InterfaceEntry = zerocopy::transmute!(words);
         (entry.index == index && index != 0).then_some(entry)
+    }
+
+    fn take_answer(&self, take: impl FnOnce(&mut AnswerBudget) -> bool) -> bool {
+        take(&mut self.world.answers.lock())
     }
 
     fn repeat<S: Steps>(&self, times: u32, steps: &mut S) {

@@ -3,8 +3,11 @@
 use bytes::{Buf, BufMut, BytesMut};
 
 use crate::{
-    pipeline::{ApplyError, Headers, Hook, HopLimit, NextHop, Packet, ParseFamily, translate_in_place},
-    wire::{EthernetHeader, Frame, Header, MacAddress, VlanTag},
+    pipeline::{
+        ApplyError, ErrorTranslation, Headers, Hook, HopLimit, NextHop, Packet, ParseFamily, Quote,
+        translate_error_in_place, translate_in_place,
+    },
+    wire::{Delta, EthernetHeader, Frame, Header, MacAddress, VlanTag, sum_words},
 };
 
 /// A frame in memory, at a hook.
@@ -67,6 +70,37 @@ impl Packet for MemoryPacket {
         hop_limit: HopLimit,
     ) -> Result<(), ApplyError> {
         translate_in_place(self, headers, flow, hop_limit)
+    }
+
+    fn translate_error<F: ParseFamily>(
+        &mut self,
+        headers: &Headers<F>,
+        quote: &Quote,
+        translation: &ErrorTranslation<F>,
+        hop_limit: HopLimit,
+    ) -> Result<(), ApplyError> {
+        translate_error_in_place(self, headers, quote, translation, hop_limit)
+    }
+
+    fn sum(&self, offset: u32, length: u32) -> Result<Delta, ApplyError> {
+        let bytes = self.bytes.get(offset as usize..).and_then(|rest| rest.get(..length as usize));
+        Ok(sum_words(bytes.ok_or(ApplyError)?.chunks(8).map(|chunk| {
+            let mut word = [0; 8];
+            word.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
+            u64::from_ne_bytes(word)
+        })))
+    }
+
+    fn put<T: Header>(&mut self, offset: u32, value: T) -> Result<(), ApplyError> {
+        self.write(offset, value).ok_or(ApplyError)
+    }
+
+    fn resize(&mut self, length: u32, front: u32) -> Result<(), ApplyError> {
+        let rest = self.bytes.get(..length as usize).ok_or(ApplyError)?;
+        let mut bytes = BytesMut::zeroed(front as usize);
+        bytes.put_slice(rest);
+        self.bytes = bytes;
+        Ok(())
     }
 
     fn send(&mut self, hop: &NextHop) -> Result<(), ApplyError> {

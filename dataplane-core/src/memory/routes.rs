@@ -83,6 +83,9 @@ impl RouteTable {
             return Route::Stack;
         };
         let fits = length <= facts.mtu;
+        if !fits {
+            hop.mtu = facts.mtu;
+        }
         let neighbor = self.neighbors.get(&(interface, gateway));
         *hop = NextHop {
             interface,
@@ -95,6 +98,7 @@ impl RouteTable {
                 destination,
                 source: facts.mac,
             }),
+            mtu: hop.mtu,
         };
         if fits { Route::Forward } else { Route::TooBig }
     }

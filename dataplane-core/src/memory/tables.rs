@@ -7,9 +7,9 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use super::{clock_table::ClockTable, hash::Hashed, words::Words};
 use crate::{
     abi::{
-        ABI_VERSION, CONFIG_WORDS, COUNTERS, FlowV4, FlowV6, INTERFACE_PLACES, MasqueradeEntry,
-        ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, Setting, TupleV4, TupleV6, counter_index,
-        map,
+        ABI_VERSION, CONFIG_WORDS, COUNTERS, DEFAULT_ANSWERS_A_SECOND, FlowV4, FlowV6, INTERFACE_PLACES,
+        MasqueradeEntry, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, Setting, TupleV4, TupleV6,
+        counter_index, map,
     },
     model::NatPorts,
     pipeline::{Hook, Tick, Timeouts, Verdict, VerdictNumber},
@@ -64,6 +64,7 @@ impl MemoryTables {
         tables.set(Setting::AbiVersion, ABI_VERSION);
         tables.set_timeouts(&Timeouts::default());
         tables.set_nat_ports(NatPorts::default());
+        tables.set_answers_a_second(DEFAULT_ANSWERS_A_SECOND);
         tables
     }
 
@@ -86,6 +87,11 @@ impl MemoryTables {
         for (setting, ticks) in timeouts.settings() {
             self.set(setting, ticks);
         }
+    }
+
+    /// Sets how many packets of our own are sent a second to answer what is dropped; 0: none.
+    pub fn set_answers_a_second(&self, answers: u32) {
+        self.set(Setting::AnswersASecond, answers.into());
     }
 
     /// Sets the clock: the nanoseconds since an arbitrary start.

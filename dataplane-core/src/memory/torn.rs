@@ -22,8 +22,8 @@ use crate::{
     },
     model::{self, Frontend, Protocol, Service},
     pipeline::{
-        Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Steps, Tick, Verdict, VerdictNumber,
-        Workspaces, process,
+        AnswerBudget, Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Steps, Tick, Verdict,
+        VerdictNumber, Workspaces, process,
     },
     source::{Precedence, SourceHandle},
     tables::{Capacity, Family, InsertError, Lookup, Place, Store, V4, V6},
@@ -278,6 +278,10 @@ impl Environment for Torn<'_> {
 
     fn interface(&self, index: u32) -> Option<InterfaceEntry> {
         self.0.interface(index)
+    }
+
+    fn take_answer(&self, take: impl FnOnce(&mut AnswerBudget) -> bool) -> bool {
+        self.0.take_answer(take)
     }
 
     fn repeat<S: Steps>(&self, times: u32, steps: &mut S) {

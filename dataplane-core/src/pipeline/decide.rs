@@ -117,6 +117,25 @@ where
     entry.read(tag, flow).then_some(entry)
 }
 
+/// Puts the flow of the workspace's tuple there, without a write: what an ICMP error shows is nobody's life.
+///
+/// # Errors
+/// The verdict where there is none that a packet of the tuple would go by.
+#[inline(always)]
+pub(super) fn find_known<F, E>(work: &mut Workspace<F>, env: &E, hook: Hook, now: Tick) -> Result<(), Verdict>
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    let headers = &work.headers;
+    if find_flow::<F, E>(headers, &mut work.flow, env, hook).is_some()
+        && matches!(judge(&work.flow, headers, env, hook, now), Judgement::Use)
+    {
+        return Ok(());
+    }
+    Err(NOT_OURS)
+}
+
 /// What an entry that was found is good for.
 enum Judgement {
     Use,

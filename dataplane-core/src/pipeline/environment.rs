@@ -1,6 +1,6 @@
 //! The outside world, as an argument of the pipeline.
 
-use super::{Hook, Routes, Tick, VerdictNumber};
+use super::{AnswerBudget, Hook, Routes, Tick, VerdictNumber};
 use crate::{
     abi::{BACKEND_DRAINING, BACKEND_LOCAL, BackendV4, BackendV6, InterfaceEntry, ServiceCounters, Setting},
     tables::{Family, Lookup, V4, V6},
@@ -24,6 +24,9 @@ pub trait Environment: Lookup<V4> + Lookup<V6> + Routes<V4> + Routes<V6> {
     /// Calls [`Steps::step`] with 0, 1 and so on, `times` times at the most, until it says that it is done. The kernel's
     /// verifier walks through a step once, and not `times` times as through a loop.
     fn repeat<S: Steps>(&self, times: u32, steps: &mut S);
+
+    /// Takes an answer out of this CPU's budget, if there is one; tells whether there was.
+    fn take_answer(&self, take: impl FnOnce(&mut AnswerBudget) -> bool) -> bool;
 
     /// Counts a packet.
     fn count(&self, hook: Hook, verdict: VerdictNumber);

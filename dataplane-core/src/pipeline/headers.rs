@@ -1,14 +1,15 @@
 //! From a frame to what the decision needs, without a copy of anything else.
 
-use super::{PassReason, Stage, Verdict};
+use super::{AnswerFamily, AnswerReason, PassReason, QuotedHeader, Stage, Verdict, answer::HOP_LIMIT};
 use crate::{
     abi::{TupleV4, TupleV6},
     tables::{Family, Tuple, V4, V6},
     wire::{
-        Be16, Delta, ETHERTYPE_QINQ, ETHERTYPE_VLAN, EthernetHeader, ExtensionHeader, FragmentHeader, Frame,
-        Ipv4Header, Ipv6Header, NEXT_HEADER_AUTHENTICATION, NEXT_HEADER_DESTINATION, NEXT_HEADER_FRAGMENT,
-        NEXT_HEADER_HOP_BY_HOP, NEXT_HEADER_ROUTING, PROTOCOL_TCP, PROTOCOL_UDP, RoutingHeader, TcpHeader,
-        UdpHeader, VlanTag,
+        Be16, Be32, Delta, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, EthernetHeader,
+        ExtensionHeader, FragmentHeader, Frame, IcmpHeader, Ipv4Address, Ipv4Header, Ipv6Address, Ipv6Header,
+        NEXT_HEADER_AUTHENTICATION, NEXT_HEADER_DESTINATION, NEXT_HEADER_FRAGMENT, NEXT_HEADER_HOP_BY_HOP,
+        NEXT_HEADER_ROUTING, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, RoutingHeader,
+        TcpHeader, UdpHeader, VlanTag, icmp_type, icmpv6_type,
     },
 };
 
@@ -79,13 +80,22 @@ pub struct Headers<F: Family> {
 }
 
 /// A family that can be parsed: IPv4 and IPv6 as two types.
-pub trait ParseFamily: Family {
+pub trait ParseFamily: AnswerFamily {
     /// Where the two addresses stand in the IP header.
     const ADDRESSES_OFFSET: u32;
     /// Where TTL or hop limit stands in the IP header.
     const HOP_LIMIT_OFFSET: u32;
     /// Where the IP header's own checksum stands, if it has one.
     const CHECKSUM_OFFSET: Option<u32>;
+    /// The protocol number of its ICMP.
+    const ICMP: u8;
+    /// The stage that handles its ICMP.
+    const ICMP_STAGE: Stage;
+    /// The stage that answers what is dropped.
+    const ANSWER_STAGE: Stage;
+
+    /// Whether an address is that of a group, or of all.
+    fn is_group(address: Self::Address) -> bool;
 
     /// The stage that opens a connection whose source is translated.
     const MASQUERADE: Stage;
@@ -93,7 +103,21 @@ pub trait ParseFamily: Family {
     /// What a new TTL adds to the header's own checksum.
     fn hop_limit_delta(headers: &Headers<Self>, hop_limit: u8) -> Delta;
 
-    /// Reads IP and transport header of a packet that passes an interface of this zone.
+    /// Adds the change of an address to a delta.
+    fn replace(delta: Delta, old: Self::Address, new: Self::Address) -> Delta;
+
+    /// Whether an ICMP message of this type is an error, and quotes the packet that it is about. Source quench is none: it is
+    /// deprecated, and hosts ignore it (RFC 6633).
+    fn is_error(kind: u8) -> bool;
+
+    /// Reads the IP header of a packet that is quoted.
+    ///
+    /// # Errors
+    /// The verdict of an error about a packet to which no table could apply.
+    fn parse_quoted<P: Frame + ?Sized>(frame: &P, at: u32) -> Result<QuotedHeader<Self>, Verdict>;
+
+    /// Reads IP and transport header of a packet that passes an interface of this zone. That of ICMP, too, is only known to
+    /// be there: its tuple has no ports.
     ///
     /// # Errors
     /// The verdict of a packet to which no table could apply.
@@ -109,11 +133,125 @@ const fn pass(reason: PassReason) -> Verdict {
     Verdict::Pass(reason)
 }
 
+impl AnswerFamily for V4 {
+    type Network = Ipv4Header;
+    const NETWORK_LENGTH: u32 = Ipv4Header::LENGTH;
+    const LONGEST_QUOTE: u32 = 576 - Ipv4Header::LENGTH - IcmpHeader::LENGTH;
+    const ETHERTYPE: u16 = ETHERTYPE_IPV4;
+
+    #[inline(always)]
+    fn network(
+        source: Self::Address,
+        destination: Self::Address,
+        protocol: u8,
+        payload: u32,
+    ) -> Self::Network {
+        let mut header = Ipv4Header {
+            version_and_length: 0x45,
+            total_length: Be16::new(payload.wrapping_add(Self::NETWORK_LENGTH) as u16),
+            // Never split, it needs no identification (RFC 6864).
+            fragment: Be16::new(0x4000),
+            ttl: HOP_LIMIT,
+            protocol,
+            source,
+            destination,
+            ..Ipv4Header::default()
+        };
+        let words: [u16; 10] = zerocopy::transmute!(header);
+        header.checksum = Delta::ZERO.words(&words).checksum();
+        header
+    }
+
+    #[inline(always)]
+    fn sum(address: Self::Address) -> Delta {
+        Delta::ZERO.replace_v4(Ipv4Address(0), address)
+    }
+
+    #[inline(always)]
+    fn error_kind(reason: AnswerReason) -> [u8; 2] {
+        match reason {
+            AnswerReason::NoBackend => [icmp_type::DESTINATION_UNREACHABLE, 3],
+            AnswerReason::HopLimit => [icmp_type::TIME_EXCEEDED, 0],
+            AnswerReason::TooBig => [icmp_type::DESTINATION_UNREACHABLE, 4],
+        }
+    }
+}
+
+impl AnswerFamily for V6 {
+    type Network = Ipv6Header;
+    const NETWORK_LENGTH: u32 = Ipv6Header::LENGTH;
+    const LONGEST_QUOTE: u32 = 1280 - Ipv6Header::LENGTH - IcmpHeader::LENGTH;
+    const ETHERTYPE: u16 = ETHERTYPE_IPV6;
+
+    #[inline(always)]
+    fn network(
+        source: Self::Address,
+        destination: Self::Address,
+        protocol: u8,
+        payload: u32,
+    ) -> Self::Network {
+        Ipv6Header {
+            version_class_flow: Be32::new(6 << 28),
+            payload_length: Be16::new(payload as u16),
+            next_header: protocol,
+            hop_limit: HOP_LIMIT,
+            source,
+            destination,
+        }
+    }
+
+    #[inline(always)]
+    fn sum(address: Self::Address) -> Delta {
+        Delta::ZERO.replace_v6(Ipv6Address([0; 4]), address)
+    }
+
+    #[inline(always)]
+    fn error_kind(reason: AnswerReason) -> [u8; 2] {
+        match reason {
+            AnswerReason::NoBackend => [icmpv6_type::DESTINATION_UNREACHABLE, 4],
+            AnswerReason::HopLimit => [icmpv6_type::TIME_EXCEEDED, 0],
+            AnswerReason::TooBig => [icmpv6_type::PACKET_TOO_BIG, 0],
+        }
+    }
+}
+
 impl ParseFamily for V4 {
     const ADDRESSES_OFFSET: u32 = 12;
     const HOP_LIMIT_OFFSET: u32 = 8;
     const CHECKSUM_OFFSET: Option<u32> = Some(10);
     const MASQUERADE: Stage = Stage::MasqueradeV4;
+    const ICMP: u8 = PROTOCOL_ICMP;
+    const ICMP_STAGE: Stage = Stage::IcmpV4;
+    const ANSWER_STAGE: Stage = Stage::AnswerV4;
+
+    #[inline(always)]
+    fn is_group(address: Self::Address) -> bool {
+        address.is_martian_source()
+    }
+
+    #[inline(always)]
+    fn replace(delta: Delta, old: Self::Address, new: Self::Address) -> Delta {
+        delta.replace_v4(old, new)
+    }
+
+    #[inline(always)]
+    fn is_error(kind: u8) -> bool {
+        matches!(
+            kind,
+            icmp_type::DESTINATION_UNREACHABLE | icmp_type::TIME_EXCEEDED | icmp_type::PARAMETER_PROBLEM
+        )
+    }
+
+    #[inline(always)]
+    fn parse_quoted<P: Frame + ?Sized>(frame: &P, at: u32) -> Result<QuotedHeader<Self>, Verdict> {
+        let ip: Ipv4Header = frame.read(at).ok_or(pass(PassReason::Malformed))?;
+        let header_length = ip.header_length().ok_or(pass(PassReason::Malformed))?;
+        if ip.is_later_fragment() {
+            return Err(pass(PassReason::Fragment));
+        }
+        let Ipv4Header { source, destination, protocol, .. } = ip;
+        Ok(QuotedHeader { source, destination, protocol, l4: at.wrapping_add(header_length) })
+    }
 
     #[inline(always)]
     fn hop_limit_delta(headers: &Headers<Self>, hop_limit: u8) -> Delta {
@@ -143,8 +281,9 @@ impl ParseFamily for V4 {
         if ip.is_fragment() {
             return Err(pass(PassReason::Fragment));
         }
-        let ports =
-            Transport::parse(frame, ip.protocol, l3.wrapping_add(header_length), l3.wrapping_add(l3_length))?;
+        let l4 = l3.wrapping_add(header_length);
+        let end = l3.wrapping_add(l3_length);
+        let ports = Transport::parse(frame, ip.protocol, l4, end, Self::ICMP)?;
         *into = Headers {
             tuple: TupleV4::new(
                 ip.source,
@@ -173,6 +312,40 @@ impl ParseFamily for V6 {
     const HOP_LIMIT_OFFSET: u32 = 7;
     const CHECKSUM_OFFSET: Option<u32> = None;
     const MASQUERADE: Stage = Stage::MasqueradeV6;
+    const ICMP: u8 = PROTOCOL_ICMPV6;
+    const ICMP_STAGE: Stage = Stage::IcmpV6;
+    const ANSWER_STAGE: Stage = Stage::AnswerV6;
+
+    #[inline(always)]
+    fn is_group(address: Self::Address) -> bool {
+        address.is_martian_source()
+    }
+
+    #[inline(always)]
+    fn replace(delta: Delta, old: Self::Address, new: Self::Address) -> Delta {
+        delta.replace_v6(old, new)
+    }
+
+    #[inline(always)]
+    fn is_error(kind: u8) -> bool {
+        matches!(
+            kind,
+            icmpv6_type::DESTINATION_UNREACHABLE
+                | icmpv6_type::PACKET_TOO_BIG
+                | icmpv6_type::TIME_EXCEEDED
+                | icmpv6_type::PARAMETER_PROBLEM
+        )
+    }
+
+    #[inline(always)]
+    fn parse_quoted<P: Frame + ?Sized>(frame: &P, at: u32) -> Result<QuotedHeader<Self>, Verdict> {
+        let ip: Ipv6Header = frame.read(at).ok_or(pass(PassReason::Malformed))?;
+        if !ip.has_version() {
+            return Err(pass(PassReason::Malformed));
+        }
+        let (protocol, l4) = walk_extensions(frame, ip.next_header, at.wrapping_add(Ipv6Header::LENGTH))?;
+        Ok(QuotedHeader { source: ip.source, destination: ip.destination, protocol, l4 })
+    }
 
     #[inline(always)]
     fn hop_limit_delta(_headers: &Headers<Self>, _hop_limit: u8) -> Delta {
@@ -199,7 +372,7 @@ impl ParseFamily for V6 {
             return Err(pass(PassReason::Martian));
         }
         let (protocol, l4) = walk_extensions(frame, ip.next_header, l3.wrapping_add(Ipv6Header::LENGTH))?;
-        let ports = Transport::parse(frame, protocol, l4, end)?;
+        let ports = Transport::parse(frame, protocol, l4, end, Self::ICMP)?;
         *into = Headers {
             tuple: TupleV6::new(
                 ip.source,
@@ -230,7 +403,7 @@ fn walk_extensions<P: Frame + ?Sized>(frame: &P, first: u8, at: u32) -> Result<(
     let (mut next, mut at) = (first, at);
     for _ in 0..MAX_EXTENSION_HEADERS {
         match next {
-            PROTOCOL_TCP | PROTOCOL_UDP => return Ok((next, at)),
+            PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_ICMPV6 => return Ok((next, at)),
             NEXT_HEADER_FRAGMENT => {
                 let fragment: FragmentHeader = frame.read(at).ok_or(MALFORMED)?;
                 if fragment.is_fragment() {
@@ -256,7 +429,7 @@ fn walk_extensions<P: Frame + ?Sized>(frame: &P, first: u8, at: u32) -> Result<(
         }
     }
     match next {
-        PROTOCOL_TCP | PROTOCOL_UDP => Ok((next, at)),
+        PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_ICMPV6 => Ok((next, at)),
         _ => Err(pass(PassReason::Protocol)),
     }
 }
@@ -272,9 +445,15 @@ struct Transport {
 }
 
 impl Transport {
-    /// Reads the header at `at` of a packet that ends at `end`.
+    /// Reads the header at `at` of a packet that ends at `end`. `icmp` is the family's ICMP.
     #[inline(always)]
-    fn parse<P: Frame + ?Sized>(frame: &P, protocol: u8, at: u32, end: u32) -> Result<Self, Verdict> {
+    fn parse<P: Frame + ?Sized>(
+        frame: &P,
+        protocol: u8,
+        at: u32,
+        end: u32,
+        icmp: u8,
+    ) -> Result<Self, Verdict> {
         const MALFORMED: Verdict = pass(PassReason::Malformed);
         match protocol {
             PROTOCOL_TCP => {
@@ -305,6 +484,19 @@ impl Transport {
                     header_length: UdpHeader::LENGTH,
                     tcp_flags: 0,
                     consistent: length >= UdpHeader::LENGTH && at.wrapping_add(length) <= end,
+                })
+            }
+            _ if protocol == icmp => {
+                if at.wrapping_add(IcmpHeader::LENGTH) > end {
+                    return Err(MALFORMED);
+                }
+                Ok(Self {
+                    at,
+                    source_port: Be16(0),
+                    destination_port: Be16(0),
+                    header_length: IcmpHeader::LENGTH,
+                    tcp_flags: 0,
+                    consistent: true,
                 })
             }
             _ => Err(pass(PassReason::Protocol)),

@@ -12,6 +12,7 @@
 //! [`process`] is the whole of it; in the kernel it is parted into programs, one for each [`Stage`]. Cost: an established flow is one hash lookup, a new one two and two inserts; a
 //! packet of no service two lookups. None of it depends on the number of services, backends or flows.
 
+mod answer;
 mod collect;
 mod commit;
 mod decide;
@@ -20,6 +21,7 @@ mod headers;
 mod packet;
 mod port_range;
 mod process;
+mod quote;
 mod reserve;
 mod route;
 mod seen;
@@ -29,16 +31,18 @@ mod translate;
 mod verdict;
 mod workspace;
 
+pub use answer::{AnswerBudget, AnswerFamily};
 pub use collect::{Fate, Revoked, collect, is_suspect};
 pub use decide::Direction;
 pub use environment::{Backend, Environment, Steps};
 pub use headers::{Headers, Link, MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS, ParseFamily};
 pub use packet::{ApplyError, HopLimit, Packet};
 pub use process::{begin, process, resume};
+pub use quote::{ErrorTranslation, Quote, QuotedHeader};
 pub use route::{Gateway, LinkAddresses, NextHop, Route, RouteQuery, Routes};
 pub use seen::Seen;
 pub use stage::{Stage, Step};
 pub use time::{Tick, Timeouts};
-pub use translate::translate_in_place;
-pub use verdict::{Action, DropReason, Hook, LeaveReason, PassReason, Verdict, VerdictNumber};
+pub use translate::{translate_error_in_place, translate_in_place};
+pub use verdict::{Action, AnswerReason, DropReason, Hook, LeaveReason, PassReason, Verdict, VerdictNumber};
 pub use workspace::Workspaces;

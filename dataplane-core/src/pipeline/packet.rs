@@ -1,7 +1,7 @@
 //! A packet at a hook: a frame, where it arrived, and the ways it can leave.
 
-use super::{Headers, Hook, NextHop, ParseFamily};
-use crate::wire::{Frame, MacAddress};
+use super::{ErrorTranslation, Headers, Hook, NextHop, ParseFamily, Quote};
+use crate::wire::{Delta, Frame, Header, MacAddress};
 
 /// Whether a translated packet counts as forwarded by this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,38 @@ pub trait Packet: Frame {
         flow: &F::Flow,
         hop_limit: HopLimit,
     ) -> Result<(), ApplyError>;
+
+    /// Writes what becomes of an ICMP error and of the packet that it quotes, takes a hop where asked, and mends the
+    /// checksums.
+    ///
+    /// # Errors
+    /// As [`translate`](Self::translate).
+    fn translate_error<F: ParseFamily>(
+        &mut self,
+        headers: &Headers<F>,
+        quote: &Quote,
+        translation: &ErrorTranslation<F>,
+        hop_limit: HopLimit,
+    ) -> Result<(), ApplyError>;
+
+    /// The sum of `length` bytes at `offset`.
+    ///
+    /// # Errors
+    /// [`ApplyError`] where they are not all there, or too many.
+    fn sum(&self, offset: u32, length: u32) -> Result<Delta, ApplyError>;
+
+    /// Writes bytes that no checksum within the packet need balance.
+    ///
+    /// # Errors
+    /// As [`translate`](Self::translate).
+    fn put<T: Header>(&mut self, offset: u32, value: T) -> Result<(), ApplyError>;
+
+    /// Cuts the frame to `length` bytes, and makes room for `front` bytes before it. It is one packet after that, whatever
+    /// it was before.
+    ///
+    /// # Errors
+    /// As [`translate`](Self::translate).
+    fn resize(&mut self, length: u32, front: u32) -> Result<(), ApplyError>;
 
     /// Sends the packet to the next hop, once the program has ended.
     ///

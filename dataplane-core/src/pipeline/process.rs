@@ -1,10 +1,12 @@
 //! The way of a packet, from its first byte to its verdict.
 
 use super::{
-    Action, Direction, DropReason, Environment, Hook, HopLimit, LeaveReason, Link, NextHop, Packet,
-    ParseFamily, PassReason, Route, RouteQuery, Routes, Stage, Step, Verdict, VerdictNumber,
+    Action, ApplyError, Direction, DropReason, Environment, ErrorTranslation, Hook, HopLimit, LeaveReason,
+    Link, NextHop, Packet, ParseFamily, PassReason, Route, RouteQuery, Routes, Stage, Step, Verdict,
+    VerdictNumber, answer,
     commit::{self, Opened},
-    decide::{Decision, decide, serves},
+    decide::{Decision, decide, find_known, serves},
+    quote::parse_quote,
     workspace::{Arrival, Workspace, Workspaces},
 };
 use crate::{
@@ -59,6 +61,10 @@ where
         Stage::V6 => handle_family(packet, env, &mut work.v6, &work.arrival),
         Stage::MasqueradeV4 => masquerade(packet, env, &mut work.v4, &work.arrival),
         Stage::MasqueradeV6 => masquerade(packet, env, &mut work.v6, &work.arrival),
+        Stage::IcmpV4 => handle_error(packet, env, &mut work.v4, &work.arrival).into(),
+        Stage::IcmpV6 => handle_error(packet, env, &mut work.v6, &work.arrival).into(),
+        Stage::AnswerV4 => Step::done(answer::answer(packet, env, &mut work.v4, &work.arrival.link)),
+        Stage::AnswerV6 => Step::done(answer::answer(packet, env, &mut work.v6, &work.arrival.link)),
     };
     step.counted(packet.hook(), env)
 }
@@ -94,20 +100,72 @@ where
     P: Packet,
     E: Environment + Lookup<F> + Routes<F>,
 {
-    if let Err(verdict) = F::parse(packet, link.l3, *zone, &mut work.headers) {
-        return Step::done(verdict);
+    match F::parse(packet, link.l3, *zone, &mut work.headers) {
+        Err(verdict) => Step::done(verdict),
+        Ok(()) if work.headers.tuple.protocol() == F::ICMP => Step::Next(F::ICMP_STAGE),
+        Ok(()) => handle_transport(packet, env, work, link),
     }
+}
+
+/// Handles TCP and UDP.
+#[inline(always)]
+fn handle_transport<F, P, E>(packet: &mut P, env: &E, work: &mut Workspace<F>, link: &Link) -> Step
+where
+    F: ParseFamily,
+    P: Packet,
+    E: Environment + Lookup<F> + Routes<F>,
+{
     let now = env.now();
-    match decide(work, env, packet.hook(), now) {
-        Decision::Verdict(verdict) => Step::done(verdict),
-        Decision::Refuse(reason, frontend) => Step::done(refuse(env, reason, frontend)),
+    let result = match decide(work, env, packet.hook(), now) {
+        Decision::Verdict(verdict) => return Step::done(verdict),
+        Decision::Refuse(reason, frontend) => Err(refuse(env, packet.hook(), reason, frontend).into()),
         Decision::Known(entry) => {
             commit::refresh(work, &entry, env, now);
-            send(packet, env, work, link).into()
+            send(packet, env, work, link)
         }
-        Decision::New if work.flow.is_masqueraded() => Step::Next(F::MASQUERADE),
-        Decision::New => open(packet, env, work, link, |work| commit::open(work, env, now)).into(),
+        Decision::New if work.flow.is_masqueraded() => return Step::Next(F::MASQUERADE),
+        Decision::New => open(packet, env, work, link, |work| commit::open(work, env, now)),
+    };
+    end(result, packet, work)
+}
+
+/// The verdict, or what goes on with it: the answer to a packet that is dropped.
+#[inline(always)]
+fn end<F, P>(result: Result<VerdictNumber, VerdictNumber>, packet: &P, work: &mut Workspace<F>) -> Step
+where
+    F: ParseFamily,
+    P: Packet,
+{
+    let (Ok(verdict) | Err(verdict)) = result;
+    match verdict.answered() {
+        Some(reason) if answer::is_possible(packet.hook()) => {
+            work.answer = reason as u8;
+            Step::Next(F::ANSWER_STAGE)
+        }
+        _ => Step::Done(verdict),
     }
+}
+
+/// Handles an ICMP error about a packet of a flow: it goes where the flow's packets of the other direction go, and leaves
+/// no trace in a table.
+#[inline(always)]
+fn handle_error<F, P, E>(
+    packet: &mut P,
+    env: &E,
+    work: &mut Workspace<F>,
+    Arrival { link, .. }: &Arrival,
+) -> Result<VerdictNumber, VerdictNumber>
+where
+    F: ParseFamily,
+    P: Packet,
+    E: Environment + Lookup<F> + Routes<F>,
+{
+    parse_quote(packet, &mut work.headers, &mut work.quote)?;
+    find_known(work, env, packet.hook(), env.now())?;
+    let way = find_way(packet, env, work, link, false)?;
+    let translation = ErrorTranslation::new(packet, &work.headers, &work.quote, &work.flow);
+    let translation = translation.ok_or(Verdict::Pass(PassReason::Malformed))?;
+    take(way, packet, env, work, link, Some(&translation))
 }
 
 /// Opens the connection in the workspace, whose source is to be translated, and sends its first packet.
@@ -124,7 +182,8 @@ where
     E: Environment + Lookup<F> + Routes<F>,
 {
     let now = env.now();
-    open(packet, env, work, link, |work| commit::open_masqueraded(work, env, now)).into()
+    let result = open(packet, env, work, link, |work| commit::open_masqueraded(work, env, now));
+    end(result, packet, work)
 }
 
 /// Opens a connection by `commit`, once it is known that its first packet has a way, and sends that.
@@ -148,11 +207,13 @@ where
             env.count_service(work.flow.frontend(), |counters| {
                 counters.flows = counters.flows.wrapping_add(1)
             });
-            take(work.way, packet, env, work, link)
+            let verdict = take(work.way, packet, env, work, link, None)?;
+            count(verdict, work, env);
+            Ok(verdict)
         }
         // The way found is that of another backend, maybe.
         Ok(Opened::Raced) => send(packet, env, work, link),
-        Err(reason) => Err(refuse(env, reason, work.flow.frontend()).into()),
+        Err(reason) => Err(refuse(env, packet.hook(), reason, work.flow.frontend()).into()),
     }
 }
 
@@ -170,7 +231,9 @@ where
     E: Environment + Lookup<F> + Routes<F>,
 {
     let way = find_way(packet, env, work, link, false)?;
-    take(way, packet, env, work, link)
+    let verdict = take(way, packet, env, work, link, None)?;
+    count(verdict, work, env);
+    Ok(verdict)
 }
 
 /// Finds where the packet goes once it is translated, before anything of it is written. `opens`: whether it opens a
@@ -234,7 +297,7 @@ where
         Route::Unreachable => DropReason::Unreachable,
         Route::ForwardingOff => DropReason::ForwardingOff,
     };
-    Err(refuse(env, reason, flow.frontend()).into())
+    Err(refuse(env, packet.hook(), reason, flow.frontend()).into())
 }
 
 /// Whether XDP can send a packet to this hop itself.
@@ -250,7 +313,7 @@ fn through_xdp<E: Environment>(hop: &NextHop, arrived: u32, env: &E) -> Verdict 
     }
 }
 
-/// Translates the packet and lets it go its way.
+/// Translates the packet, or the error, and lets it go its way.
 #[inline(always)]
 fn take<F, P, E>(
     way: VerdictNumber,
@@ -258,33 +321,51 @@ fn take<F, P, E>(
     env: &E,
     work: &Workspace<F>,
     link: &Link,
+    error: Option<&ErrorTranslation<F>>,
 ) -> Result<VerdictNumber, VerdictNumber>
 where
     F: ParseFamily,
     P: Packet,
-    E: Environment + Lookup<F>,
+    E: Environment,
 {
-    let Workspace { headers, flow, .. } = work;
+    let Workspace { headers, flow, quote, .. } = work;
+    let translate = |packet: &mut P, hop_limit| match error {
+        None => packet.translate(headers, flow, hop_limit),
+        Some(translation) => packet.translate_error(headers, quote, translation, hop_limit),
+    };
     let applied = match way.action() {
-        Action::Deliver => packet.translate(headers, flow, HopLimit::Keep),
-        Action::Forward => packet
-            .translate(headers, flow, HopLimit::Decrement)
+        Action::Deliver => translate(packet, HopLimit::Keep),
+        Action::Forward => translate(packet, HopLimit::Decrement)
             .and_then(|()| {
                 if link.tags != 0 || packet.has_tag_beside() { packet.untag(link.tags) } else { Ok(()) }
             })
             .and_then(|()| packet.send(&work.hop)),
-        Action::Leave | Action::Pass | Action::Drop => return Ok(way),
+        Action::Leave | Action::Pass | Action::Answer | Action::Drop => return Ok(way),
     };
-    if applied.is_err() {
-        return Err(refuse(env, DropReason::Rewrite, flow.frontend()).into());
+    match applied {
+        Ok(()) => Ok(way),
+        Err(ApplyError) => Err(refuse(env, packet.hook(), DropReason::Rewrite, flow.frontend()).into()),
     }
+}
+
+/// Counts a packet of a flow at its frontend, once it is on its way.
+#[inline(always)]
+fn count<F, E>(verdict: VerdictNumber, work: &Workspace<F>, env: &E)
+where
+    F: ParseFamily,
+    E: Environment + Lookup<F>,
+{
+    if matches!(verdict.action(), Action::Leave) {
+        return;
+    }
+    let Workspace { headers, flow, .. } = work;
     let bytes = u64::from(headers.l3_length);
     let reply = matches!(flow.direction(), Direction::Reply);
     if reply
         && !serves::<F, E>(flow.frontend(), flow.source(), flow.source_port(), headers.tuple.protocol(), env)
     {
         // The frontend is gone: its counters are another's by now, or nobody's.
-        return Ok(way);
+        return;
     }
     env.count_service(flow.frontend(), |counters| {
         if reply {
@@ -295,12 +376,14 @@ where
             counters.bytes = counters.bytes.wrapping_add(bytes);
         }
     });
-    Ok(way)
 }
 
 /// Counts a drop at its frontend.
 #[inline(always)]
-fn refuse<E: Environment>(env: &E, reason: DropReason, frontend: u32) -> Verdict {
+fn refuse<E: Environment>(env: &E, hook: Hook, reason: DropReason, frontend: u32) -> Verdict {
+    if matches!(hook, Hook::Xdp) && reason.answered().is_some() {
+        return Verdict::Leave(LeaveReason::Answer);
+    }
     env.count_service(frontend, |counters| counters.drops = counters.drops.wrapping_add(1));
     Verdict::Drop(reason)
 }

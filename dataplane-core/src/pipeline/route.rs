@@ -28,7 +28,8 @@ pub struct RouteQuery<F: Family> {
 
 /// Routes and neighbours: `bpf_fib_lookup` in the kernel, a small table in memory.
 pub trait Routes<F: Family> {
-    /// Asks for a route. The next hop is written only where the answer is [`Route::Forward`] or [`Route::TooBig`].
+    /// Asks for a route. The next hop is written only where the answer is [`Route::Forward`] or [`Route::TooBig`], and its MTU
+    /// only where that is [`Route::TooBig`].
     fn route(&self, query: &RouteQuery<F>, hop: &mut NextHop) -> Route;
 }
 
@@ -58,6 +59,8 @@ pub struct NextHop {
     pub resolved: bool,
     /// The link-layer addresses of the frame.
     pub link: LinkAddresses,
+    /// How many bytes the route takes, where that was too few.
+    pub mtu: u32,
 }
 
 /// A neighbour's address. It may be of another family than the packet (RFC 8950).

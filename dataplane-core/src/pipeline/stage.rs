@@ -16,11 +16,27 @@ pub enum Stage {
     MasqueradeV4 = 1,
     /// As [`MasqueradeV4`](Self::MasqueradeV4), of IPv6.
     MasqueradeV6 = 2,
+    /// ICMP.
+    IcmpV4 = 3,
+    /// ICMPv6.
+    IcmpV6 = 4,
+    /// A packet of IPv4 is dropped and answered. Only at ingress.
+    AnswerV4 = 5,
+    /// A packet of IPv6 is dropped and answered. Only at ingress.
+    AnswerV6 = 6,
 }
 
 impl Stage {
     /// All of them, in the order of their numbers.
-    pub const ALL: &'static [Self] = &[Self::V6, Self::MasqueradeV4, Self::MasqueradeV6];
+    pub const ALL: &'static [Self] = &[
+        Self::V6,
+        Self::MasqueradeV4,
+        Self::MasqueradeV6,
+        Self::IcmpV4,
+        Self::IcmpV6,
+        Self::AnswerV4,
+        Self::AnswerV6,
+    ];
 
     /// What becomes of a packet whose next stage is not in its place.
     #[inline(always)]

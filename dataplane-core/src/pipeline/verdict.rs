@@ -48,7 +48,9 @@ macro_rules! reasons {
                 }
             }
 
-            const fn from_number(number: u8) -> Option<Self> {
+            /// The reason of this number.
+            #[inline(always)]
+            pub const fn from_number(number: u8) -> Option<Self> {
                 match number {
                     $($number => Some(Self::$variant),)+
                     _ => None,
@@ -95,6 +97,32 @@ reasons! {
         TooBig = 19 "too-big",
         /// It carries an 802.1Q tag.
         Tagged = 20 "tagged",
+        /// It is to be dropped, and its sender told, which XDP can't.
+        Answer = 22 "answer",
+    }
+}
+
+reasons! {
+    /// Why a packet of ours is dropped, and whoever sent it is told.
+    AnswerReason {
+        /// The service has no backend that takes new flows: port unreachable, or a reset.
+        NoBackend = 26 "no-backend",
+        /// Its hop limit is used up: time exceeded.
+        HopLimit = 27 "hop-limit",
+        /// It is larger than the route allows and must not be split: fragmentation needed, or packet too big.
+        TooBig = 28 "too-big",
+    }
+}
+
+impl AnswerReason {
+    /// What it is called where nobody is told.
+    #[inline(always)]
+    pub const fn dropped(self) -> DropReason {
+        match self {
+            Self::NoBackend => DropReason::NoBackend,
+            Self::HopLimit => DropReason::HopLimit,
+            Self::TooBig => DropReason::TooBig,
+        }
     }
 }
 
@@ -131,6 +159,8 @@ reasons! {
         /// Its source was translated, and only the stack knows a way to its backend by now. The stack would take it for
         /// forged.
         StackOnly = 45 "stack-only",
+        /// It would be answered, and this CPU has sent as many answers as it may.
+        AnswerLimit = 46 "answer-limit",
     }
 }
 
@@ -145,8 +175,23 @@ pub enum Verdict {
     Deliver,
     /// Translated, and sent to the next hop.
     Forward,
+    /// Gone, and its sender is told: what leaves in its place is a packet of our own.
+    Answer(AnswerReason),
     /// Gone.
     Drop(DropReason),
+}
+
+impl DropReason {
+    /// Why its sender is told, if it is to be.
+    #[inline(always)]
+    pub const fn answered(self) -> Option<AnswerReason> {
+        match self {
+            Self::NoBackend => Some(AnswerReason::NoBackend),
+            Self::HopLimit => Some(AnswerReason::HopLimit),
+            Self::TooBig => Some(AnswerReason::TooBig),
+            _ => None,
+        }
+    }
 }
 
 impl Verdict {
@@ -158,6 +203,7 @@ impl Verdict {
             Self::Leave(reason) => reason as u8,
             Self::Deliver => DELIVER,
             Self::Forward => FORWARD,
+            Self::Answer(reason) => reason as u8,
             Self::Drop(reason) => reason as u8,
         }
     }
@@ -167,16 +213,18 @@ impl Verdict {
         let passes = PassReason::ALL.iter().copied().map(Self::Pass);
         let leaves = LeaveReason::ALL.iter().copied().map(Self::Leave);
         let drops = DropReason::ALL.iter().copied().map(Self::Drop);
-        passes.chain(leaves).chain([Self::Deliver, Self::Forward]).chain(drops)
+        let answers = AnswerReason::ALL.iter().copied().map(Self::Answer);
+        passes.chain(leaves).chain([Self::Deliver, Self::Forward]).chain(answers).chain(drops)
     }
 
-    /// What it does with the packet: `pass`, `leave`, `deliver`, `forward` or `drop`.
+    /// What it does with the packet: `pass`, `leave`, `deliver`, `forward`, `answer` or `drop`.
     pub const fn action(self) -> &'static str {
         match self {
             Self::Pass(_) => "pass",
             Self::Leave(_) => "leave",
             Self::Deliver => "deliver",
             Self::Forward => "forward",
+            Self::Answer(_) => "answer",
             Self::Drop(_) => "drop",
         }
     }
@@ -187,6 +235,7 @@ impl Verdict {
             Self::Pass(reason) => Some(reason.name()),
             Self::Leave(reason) => Some(reason.name()),
             Self::Deliver | Self::Forward => None,
+            Self::Answer(reason) => Some(reason.name()),
             Self::Drop(reason) => Some(reason.name()),
         }
     }
@@ -204,6 +253,15 @@ impl VerdictNumber {
         self.0
     }
 
+    /// Why its sender is told, where it is a drop that is to be.
+    #[inline(always)]
+    pub const fn answered(self) -> Option<AnswerReason> {
+        match DropReason::from_number(self.0) {
+            Some(reason) => reason.answered(),
+            None => None,
+        }
+    }
+
     /// What happens, whatever the reason.
     #[inline(always)]
     pub const fn action(self) -> Action {
@@ -212,6 +270,7 @@ impl VerdictNumber {
             LEAVE..DELIVER => Action::Leave,
             DELIVER => Action::Deliver,
             FORWARD => Action::Forward,
+            ANSWER..DROP => Action::Answer,
             _ => Action::Drop,
         }
     }
@@ -228,6 +287,8 @@ pub enum Action {
     Deliver,
     /// [`Verdict::Forward`].
     Forward,
+    /// [`Verdict::Answer`].
+    Answer,
     /// [`Verdict::Drop`].
     Drop,
 }
@@ -236,6 +297,10 @@ pub enum Action {
 const LEAVE: u8 = 16;
 const DELIVER: u8 = 24;
 const FORWARD: u8 = 25;
+/// The first number of a reason to answer a packet.
+const ANSWER: u8 = 26;
+/// The first number of a reason to drop a packet.
+const DROP: u8 = 32;
 
 impl From<Verdict> for VerdictNumber {
     #[inline(always)]
@@ -248,8 +313,9 @@ impl From<VerdictNumber> for Verdict {
     fn from(VerdictNumber(number): VerdictNumber) -> Self {
         let pass = PassReason::from_number(number).map(Self::Pass);
         let leave = || LeaveReason::from_number(number).map(Self::Leave);
+        let answer = || AnswerReason::from_number(number).map(Self::Answer);
         let drop = || DropReason::from_number(number).map(Self::Drop);
-        match pass.or_else(leave).or_else(drop) {
+        match pass.or_else(leave).or_else(answer).or_else(drop) {
             Some(verdict) => verdict,
             // A number comes from a verdict, and these are the two without a reason.
             None if number == Self::Forward.number() => Self::Forward,

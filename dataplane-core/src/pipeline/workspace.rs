@@ -1,6 +1,6 @@
 //! Where a packet's particulars are while it is worked on.
 
-use super::{Headers, Link, NextHop, VerdictNumber};
+use super::{Headers, Link, NextHop, Quote, VerdictNumber};
 use crate::tables::{Family, V4, V6};
 
 /// Room for one packet's particulars. In the kernel it stands in a map, one for each CPU and hook: a program's stack has
@@ -31,6 +31,8 @@ pub(super) struct Arrival {
 pub(super) struct Workspace<F: Family> {
     /// What the packet's headers say.
     pub headers: Headers<F>,
+    /// What an ICMP error is about.
+    pub quote: Quote,
     /// The packet's flow: as it was found, or as it is to be opened.
     pub flow: F::Flow,
     /// The tuple of the other direction.
@@ -45,4 +47,6 @@ pub(super) struct Workspace<F: Family> {
     pub way: VerdictNumber,
     /// Whether an entry is in the way of the flow that is to be opened: `found` is a copy of it.
     pub stale: bool,
+    /// Number of the reason why it is dropped and answered.
+    pub answer: u8,
 }

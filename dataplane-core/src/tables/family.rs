@@ -69,6 +69,8 @@ pub trait Tuple<F: Family>: Sized {
     fn destination_port(&self) -> Be16;
     /// The protocol's number.
     fn protocol(&self) -> u8;
+    /// The zone of the interface.
+    fn zone(&self) -> u16;
 }
 
 /// In which table the entry of a tuple stands.
@@ -245,6 +247,11 @@ macro_rules! family {
             #[inline(always)]
             fn protocol(&self) -> u8 {
                 self.protocol
+            }
+
+            #[inline(always)]
+            fn zone(&self) -> u16 {
+                self.zone
             }
         }
 

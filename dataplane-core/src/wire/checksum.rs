@@ -60,6 +60,27 @@ impl Delta {
         self.replace32(a, e).replace32(b, f).replace32(c, g).replace32(d, h)
     }
 
+    /// Adds words, in the host's order.
+    #[inline(always)]
+    #[must_use]
+    pub fn words<const N: usize>(self, words: &[u16; N]) -> Self {
+        let sum = words.iter().fold(u32::from(self.0), |sum, &word| sum.wrapping_add(word.into()));
+        Self(fold(sum))
+    }
+
+    /// What makes zero of it when it is added.
+    #[inline(always)]
+    #[must_use]
+    pub const fn negative(self) -> Self {
+        Self(!self.0)
+    }
+
+    /// The checksum of data of which this is the sum.
+    #[inline(always)]
+    pub const fn checksum(self) -> Be16 {
+        Be16(!self.0)
+    }
+
     /// The checksum after the change: RFC 1624, equation 3.
     ///
     /// It is never 0xffff, as the kernel's `csum_fold` of a sum that is not zero never is.
@@ -87,6 +108,17 @@ impl Delta {
 const fn fold(sum: u32) -> u16 {
     let once = (sum & 0xffff).wrapping_add(sum >> 16);
     (once & 0xffff).wrapping_add(once >> 16) as u16
+}
+
+/// The sum of words of 64 bits, each loaded in the host's order.
+#[inline(always)]
+pub fn sum_words(words: impl Iterator<Item = u64>) -> Delta {
+    // No carry is lost: less than 2^32 of them.
+    let sum = words.fold(0u64, |sum, word| sum.wrapping_add(word & 0xffff_ffff).wrapping_add(word >> 32));
+    let folded = (sum & 0xffff_ffff).wrapping_add(sum >> 32);
+    let folded = (folded & 0xffff_ffff).wrapping_add(folded >> 32);
+    let folded = (folded & 0xffff).wrapping_add(folded >> 16);
+    Delta(fold(folded as u32))
 }
 
 /// The Internet checksum of bytes, as it stands in a header: RFC 1071. `initial` is a sum to go on from, for a

@@ -12,6 +12,7 @@ pub const PROTOCOL_UDP: u8 = 17;
 const DONT_FRAGMENT: u16 = 0x4000;
 /// More fragments, and the offset: all that a whole packet has as zero.
 const FRAGMENT_FIELDS: u16 = 0x3fff;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 /// The fixed part of the header; options may follow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -60,6 +61,12 @@ impl Ipv4Header {
         self.fragment.get() & FRAGMENT_FIELDS != 0
     }
 
+    /// Whether this is a part of a packet, and not its first: it has no transport header.
+    #[inline(always)]
+    pub const fn is_later_fragment(&self) -> bool {
+        self.fragment.get() & FRAGMENT_OFFSET != 0
+    }
+
     /// Whether routers must not split the packet.
     #[inline(always)]
     pub const fn dont_fragment(&self) -> bool {
@@ -91,5 +98,6 @@ mod tests {
         assert!(!with(0).is_fragment() && !with(0).dont_fragment());
         assert!(!with(0x4000).is_fragment() && with(0x4000).dont_fragment());
         assert!(with(0x2000).is_fragment() && with(0x0001).is_fragment());
+        assert!(!with(0x6000).is_later_fragment() && with(0x2001).is_later_fragment());
     }
 }

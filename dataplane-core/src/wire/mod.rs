@@ -7,17 +7,19 @@
 mod checksum;
 mod ethernet;
 mod frame;
+mod icmp;
 mod integer;
 mod ipv4;
 mod ipv6;
 mod tcp;
 mod udp;
 
-pub use checksum::{Delta, internet_checksum};
+pub use checksum::{Delta, internet_checksum, sum_words};
 pub use ethernet::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, EthernetHeader, MacAddress, VlanTag,
 };
 pub use frame::{Frame, Header, LAST_HEADER_OFFSET};
+pub use icmp::{IcmpHeader, PROTOCOL_ICMP, PROTOCOL_ICMPV6, icmp_type, icmpv6_type};
 pub use integer::{Be16, Be32, Ipv4Address, Ipv6Address};
 pub use ipv4::{Ipv4Header, PROTOCOL_TCP, PROTOCOL_UDP};
 pub use ipv6::{

@@ -7,7 +7,7 @@ use std::{
 
 use dataplane_core::{
     abi::{SLOT_LINE_WORDS, ServiceWord, SlotHeader, TupleV4, TupleV6},
-    pipeline::{DropReason, PassReason, Verdict},
+    pipeline::{AnswerReason, PassReason, Verdict},
     tables::{Store, Tuple},
     wire::Be16,
 };
@@ -124,7 +124,7 @@ fn a_service_without_a_backend_drops_what_is_new() {
         host.point(service, &[]);
         assert_forwarded(&host.client_sends(&frame), &frame, cast.client, cast.backend);
         let new = tcp(&cast.client.replace("40000", "40001"), cast.service, SYN);
-        assert_eq!(host.client_sends(&new).verdict, Verdict::Drop(DropReason::NoBackend));
+        assert_eq!(host.client_sends(&new).verdict, Verdict::Answer(AnswerReason::NoBackend));
         assert_eq!((host.counters(service).drops, host.entries()), (1, 2));
     }
 }
@@ -286,7 +286,7 @@ fn a_maglev_table_that_is_not_ours_is_a_miss() {
     let frame = tcp(V4.client, V4.service, SYN);
     for index in [1, 2, 0x7fff, u16::MAX] {
         host.point_by_maglev(service, &[backend], &[index; 5], 0);
-        assert_eq!(host.client_sends(&frame).verdict, Verdict::Drop(DropReason::NoBackend), "{index}");
+        assert_eq!(host.client_sends(&frame).verdict, Verdict::Answer(AnswerReason::NoBackend), "{index}");
     }
     let tables = host.simulator.tables().clone();
     let tag = ServiceWord(tables.service_words().load(service.index, 0).unwrap()).tag();
@@ -298,7 +298,7 @@ fn a_maglev_table_that_is_not_ours_is_a_miss() {
         let verdict = host.client_sends(&frame).verdict;
         // Where a list claims to be longer than all slots, its table may be anywhere: all that is asked is no panic.
         if entries < tables.slots().capacity() {
-            assert_eq!(verdict, Verdict::Drop(DropReason::NoBackend), "{entries}, {places}");
+            assert_eq!(verdict, Verdict::Answer(AnswerReason::NoBackend), "{entries}, {places}");
         }
     }
 }

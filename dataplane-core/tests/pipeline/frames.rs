@@ -2,7 +2,7 @@
 
 use dataplane_core::{
     memory::{SimulatedInterface, Target},
-    pipeline::{DropReason, Hook, LeaveReason, PassReason, Verdict},
+    pipeline::{AnswerReason, DropReason, Hook, LeaveReason, PassReason, Verdict},
     tables::Store,
 };
 use dataplane_testkit::frames::{Dissected, Extension, Frame, flags::*};
@@ -82,12 +82,11 @@ fn a_packet_on_its_last_hop_is_dropped_and_opens_nothing() {
         let mut host = Host::new();
         let service = host.serve(cast, TCP);
         for hop_limit in [0, 1] {
-            for hook in [Hook::Xdp, Hook::Ingress] {
-                let frame = syn(cast, |frame| frame.hop_limit = hop_limit);
-                assert_eq!(host.at(hook, &frame).verdict, Verdict::Drop(DropReason::HopLimit));
-            }
+            let frame = syn(cast, |frame| frame.hop_limit = hop_limit);
+            assert_eq!(host.at(Hook::Xdp, &frame).verdict, Verdict::Leave(LeaveReason::Answer));
+            assert_eq!(host.at(Hook::Ingress, &frame).verdict, Verdict::Answer(AnswerReason::HopLimit));
         }
-        assert_eq!((host.counters(service).drops, host.entries()), (4, 0));
+        assert_eq!((host.counters(service).drops, host.entries()), (2, 0));
         let frame = syn(cast, |frame| frame.hop_limit = 2);
         assert_forwarded(&host.client_sends(&frame), &frame, cast.client, cast.backend);
     }
@@ -105,7 +104,7 @@ fn a_packet_too_big_for_its_route_is_split_by_the_stack_or_dropped() {
         let big = udp(cast.client, cast.service).payload(&vec![7; 1281 - headers]);
         let fits = udp(cast.client, cast.service).payload(&vec![7; 1280 - headers]);
 
-        assert_eq!(host.at(Hook::Ingress, &big).verdict, Verdict::Drop(DropReason::TooBig));
+        assert_eq!(host.at(Hook::Ingress, &big).verdict, Verdict::Answer(AnswerReason::TooBig));
         assert_eq!(host.entries(), 0);
         let left = host.at(Hook::Xdp, &big);
         assert_untouched(&left, &towards_front(&big), Verdict::Leave(LeaveReason::TooBig));

@@ -4,8 +4,10 @@
 //! expectations that stand in each story.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
+mod answers;
 mod choices;
 mod connections;
+mod errors;
 mod frames;
 mod guards;
 mod host;

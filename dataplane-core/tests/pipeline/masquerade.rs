@@ -6,7 +6,7 @@ use dataplane_core::{
     abi::{FLOW_REPLY, LIST_MASQUERADE, LIST_MASQUERADE_LOCAL},
     memory::{SimulatedInterface, Target},
     model::NatPorts,
-    pipeline::{DropReason, Hook, LeaveReason, PassReason, Verdict},
+    pipeline::{AnswerReason, DropReason, Hook, LeaveReason, PassReason, Verdict},
     tables::Store,
 };
 use dataplane_testkit::frames::{Dissected, Frame, flags::*};
@@ -352,7 +352,7 @@ fn a_masqueraded_flow_is_not_handed_to_a_stack_that_would_take_it_for_forged() {
         long.fragment = 0;
         let long = long.payload(&[7; 1600]);
         assert_eq!(host.at(Hook::Xdp, &long).verdict, Verdict::Leave(LeaveReason::TooBig));
-        assert_eq!(host.at(Hook::Ingress, &long).verdict, Verdict::Drop(DropReason::TooBig));
+        assert_eq!(host.at(Hook::Ingress, &long).verdict, Verdict::Answer(AnswerReason::TooBig));
         host.simulator.routes_mut().insert(address(cast.backend).into(), Target::Local);
         let outcome = host.client_sends(&tcp(cast.client, cast.service, ACK));
         assert_eq!(outcome.verdict, Verdict::Drop(DropReason::StackOnly));
@@ -391,4 +391,48 @@ fn a_service_may_stand_on_a_port_of_the_range() {
     for _ in 0..2 {
         assert_forwarded(&host.client_sends(&frame), &frame, &own_port(V4, FIRST), V4.backend);
     }
+}
+
+/// Errors about what was masqueraded, either way: each side hears of the packet that it sent, from an address that it knows.
+#[test]
+fn errors_find_their_way_through_the_translation() {
+    for (cast, kind, routers) in [
+        (V4, (3, 4, 1300), ["192.0.2.99", "198.51.100.99"]),
+        (V6, (2, 0, 1300), ["2001:db8:1::99", "2001:db8:2::99"]),
+    ] {
+        let mut host = host_with_ports(16);
+        host.serve(cast, TCP);
+        let nat = own_port(cast, FIRST);
+        host.client_sends(&tcp(cast.client, cast.service, SYN));
+        host.backend_sends(&tcp(cast.backend, &nat, SYN | ACK));
+        host.client_sends(&tcp(cast.client, cast.service, ACK));
+        let between = |source: &str, destination: &str| tcp(source, destination, ACK).packet();
+        let error = |from: &str, to: &str, quoted: &[u8]| {
+            let (of, code, rest) = kind;
+            Frame::icmp(address_of(from), address_of(to), of, code, rest).payload(quoted)
+        };
+        for (at_backend, about, expected) in [
+            (
+                true,
+                error(routers[1], &nat, &between(&nat, cast.backend)),
+                error(cast.service, cast.client, &between(cast.client, cast.service)),
+            ),
+            (
+                false,
+                error(routers[0], cast.service, &between(cast.service, cast.client)),
+                error(&nat, cast.backend, &between(cast.backend, &nat)),
+            ),
+        ] {
+            let outcome = if at_backend { host.backend_sends(&about) } else { host.client_sends(&about) };
+            assert_eq!(outcome.verdict, Verdict::Forward);
+            let mut expected = expected;
+            expected.hop_limit -= 1;
+            assert_eq!(&outcome.frame[14..], &expected.packet()[..]);
+        }
+        assert_eq!((host.entries(), reservations(&host)), (1, 1));
+    }
+}
+
+fn address_of(text: &str) -> std::net::IpAddr {
+    text.parse().unwrap_or_else(|_| address(text))
 }

@@ -8,7 +8,8 @@ use dataplane_core::{
         counter_index,
     },
     pipeline::{
-        Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Stage, Steps, Tick, VerdictNumber,
+        AnswerBudget, Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Stage, Steps, Tick,
+        VerdictNumber,
     },
     tables::{Family, FlowEntry, InsertError, Lookup, Place, V4, V6},
 };
@@ -190,6 +191,11 @@ impl Environment for Kernel {
     #[inline(always)]
     fn interface(&self, index: u32) -> Option<InterfaceEntry> {
         maps::interface(index).filter(|entry| entry.index == index && index != 0)
+    }
+
+    #[inline(always)]
+    fn take_answer(&self, take: impl FnOnce(&mut AnswerBudget) -> bool) -> bool {
+        maps::take_answer(take)
     }
 
     #[inline(always)]

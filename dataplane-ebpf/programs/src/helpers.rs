@@ -14,7 +14,7 @@ use dataplane_core::{
     abi::{TupleV4, TupleV6},
     pipeline::{ApplyError, NextHop, Route, RouteQuery, Steps},
     tables::{Family, V4, V6},
-    wire::{MacAddress, PROTOCOL_TCP},
+    wire::{Delta, MacAddress, PROTOCOL_TCP, sum_words},
 };
 use zerocopy::{Immutable, IntoBytes};
 
@@ -161,6 +161,8 @@ fn fib_lookup(context: *mut c_void, parameters: &mut FibParameters, hop: &mut Ne
             Route::Forward
         }
         8 => {
+            // SAFETY: integers behind a union: any bytes are valid. The kernel has put the MTU where the length was.
+            hop.mtu = unsafe { parameters.__bindgen_anon_1.mtu_result }.into();
             // Where it would leave is told only of what is not too long.
             parameters.__bindgen_anon_1.tot_len = 0;
             parameters.ifindex = query_interface;
@@ -285,6 +287,31 @@ skb_fields! {
     gso_size,
 }
 
+/// Where bytes of a packet stand while they are summed up.
+#[repr(transparent)]
+pub struct SumRoom([u64; Self::WORDS]);
+
+impl SumRoom {
+    const BYTES: u32 = 2048;
+    const WORDS: usize = Self::BYTES as usize / 8;
+}
+
+/// A number below [`SumRoom::BYTES`], with a bound that every verifier sees: see [`Bytes`].
+#[inline(always)]
+fn bounded(number: u32) -> u32 {
+    let mut number = number as u64;
+    // SAFETY: an operation on one register.
+    unsafe {
+        core::arch::asm!(
+            "{number} &= {mask}",
+            number = inout(reg) number,
+            mask = const SumRoom::BYTES - 1,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    number as u32
+}
+
 fn done(code: i64) -> Result<(), ApplyError> {
     if code == 0 { Ok(()) } else { Err(ApplyError) }
 }
@@ -359,6 +386,36 @@ impl Skb {
         let flags = if udp { flags | u64::from(BPF_F_MARK_MANGLED_0) } else { flags };
         // SAFETY: scalars only; the kernel checks the offset.
         done(unsafe { generated::bpf_l4_csum_replace(self.0, offset, 0, delta.into(), flags) })
+    }
+
+    /// The sum of `length` bytes at `offset`, put into the room on their way.
+    #[inline(always)]
+    pub fn sum(self, offset: u32, length: u32, room: &mut SumRoom) -> Result<Delta, ApplyError> {
+        if length == 0 || length > SumRoom::BYTES {
+            return Err(ApplyError);
+        }
+        room.0 = [0; SumRoom::WORDS];
+        // From 1 to the room's size, as every verifier sees.
+        let length = u64::from(bounded(length - 1)) + 1;
+        // SAFETY: the room is as long as the length may be; the kernel checks the offset.
+        done(unsafe {
+            generated::bpf_skb_load_bytes(self.0.cast(), offset, room.0.as_mut_ptr().cast(), length as u32)
+        })?;
+        Ok(sum_words(room.0.iter().copied()))
+    }
+
+    /// Cuts the packet to so many bytes; it is not split after that.
+    #[inline(always)]
+    pub fn truncate(self, length: u32) -> Result<(), ApplyError> {
+        // SAFETY: as in `bytes`.
+        done(unsafe { generated::bpf_skb_change_tail(self.0, length, 0) })
+    }
+
+    /// Makes room for so many bytes before the packet.
+    #[inline(always)]
+    pub fn grow(self, front: u32) -> Result<(), ApplyError> {
+        // SAFETY: as in `bytes`.
+        done(unsafe { generated::bpf_skb_change_head(self.0, front, 0) })
     }
 
     /// Takes off the outermost 802.1Q tag.

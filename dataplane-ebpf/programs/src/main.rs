@@ -92,6 +92,54 @@ fn forebay_in_nat_v6(context: TcContext) -> i32 {
     skb::go_on(context.skb.skb, Hook::Ingress, Stage::MasqueradeV6)
 }
 
+/// Where [`forebay_xdp`] goes on with ICMP.
+#[xdp(frags)]
+fn forebay_xdp_icmp4(context: XdpContext) -> u32 {
+    xdp::go_on(context.ctx, Stage::IcmpV4)
+}
+
+/// Where [`forebay_xdp_v6`] goes on with ICMPv6.
+#[xdp(frags)]
+fn forebay_xdp_icmp6(context: XdpContext) -> u32 {
+    xdp::go_on(context.ctx, Stage::IcmpV6)
+}
+
+/// Where [`forebay_ingress`] goes on with ICMP.
+#[classifier]
+fn forebay_ingress_icmp4(context: TcContext) -> i32 {
+    skb::go_on(context.skb.skb, Hook::Ingress, Stage::IcmpV4)
+}
+
+/// Where [`forebay_ingress_v6`] goes on with ICMPv6.
+#[classifier]
+fn forebay_ingress_icmp6(context: TcContext) -> i32 {
+    skb::go_on(context.skb.skb, Hook::Ingress, Stage::IcmpV6)
+}
+
+/// Where [`forebay_egress`] goes on with ICMP.
+#[classifier]
+fn forebay_egress_icmp4(context: TcContext) -> i32 {
+    skb::go_on(context.skb.skb, Hook::Egress, Stage::IcmpV4)
+}
+
+/// Where [`forebay_egress_v6`] goes on with ICMPv6.
+#[classifier]
+fn forebay_egress_icmp6(context: TcContext) -> i32 {
+    skb::go_on(context.skb.skb, Hook::Egress, Stage::IcmpV6)
+}
+
+/// Where [`forebay_ingress`] goes on with what is dropped and answered.
+#[classifier]
+fn forebay_ingress_answer4(context: TcContext) -> i32 {
+    skb::go_on(context.skb.skb, Hook::Ingress, Stage::AnswerV4)
+}
+
+/// Where [`forebay_ingress_v6`] goes on with what is dropped and answered.
+#[classifier]
+fn forebay_ingress_answer6(context: TcContext) -> i32 {
+    skb::go_on(context.skb.skb, Hook::Ingress, Stage::AnswerV6)
+}
+
 /// Run by the collector, never attached: looks at one IPv4 entry.
 #[classifier]
 fn forebay_collect_v4(_: TcContext) -> i32 {

@@ -22,17 +22,18 @@ use dataplane_core::{
         ServiceKeyV4, ServiceKeyV6, ServiceRef, StateWord, SuspectV4, SuspectV6, TEST_INPUT_WORDS, TestInput,
         TupleV4, TupleV6,
     },
-    pipeline::{Fate, Hook, Seen, Stage, Tick, Workspaces},
+    pipeline::{AnswerBudget, Fate, Hook, Seen, Stage, Tick, Workspaces},
     tables::{Flow, InsertError, Place},
 };
 
-use crate::helpers::RouteRoom;
+use crate::helpers::{RouteRoom, SumRoom};
 
 const FRONTENDS: usize = 1 << 16;
 const SLOT_WORDS: usize = 1 << 20;
 const BACKENDS: usize = 1 << 16;
 const FLOWS: usize = 1 << 18;
 const RESERVATIONS: usize = 1 << 17;
+const SUM_WORDS: usize = size_of::<SumRoom>() / 8;
 const ROOM_WORDS: usize = size_of::<Room>().div_ceil(8);
 /// `BPF_F_MMAPABLE`, Linux 5.5.
 const MAPPED: usize = 1 << 10;
@@ -79,6 +80,12 @@ static COLLECTOR: Array<u64, { COLLECTOR_WORDS as usize }, MAPPED> = Array::new(
 #[btf_map(name = "test_inputs")]
 static TEST_INPUTS: Array<u64, { TEST_INPUT_WORDS as usize }, MAPPED> = Array::new();
 
+/// What is left of this CPU's answers.
+#[btf_map(name = "answers")]
+static ANSWERS: PerCpuArray<[u32; 2], 1> = PerCpuArray::new();
+/// Room for bytes that are summed up.
+#[btf_map(name = "sums")]
+static SUMS: PerCpuArray<[u64; SUM_WORDS], 1> = PerCpuArray::new();
 /// Later stages, by number: one array for each hook, since all programs of one must be of one type. The loader fills them.
 #[btf_map(name = "stages_xdp")]
 static STAGES_XDP: ProgramArray<{ Stage::ALL.len() }> = ProgramArray::new();
@@ -210,6 +217,24 @@ pub fn room(hook: Hook) -> Option<(&'static mut Workspaces, &'static mut RouteRo
     // another of its own hook, and it asks but once.
     let room = unsafe { &mut *room.cast::<Room>() };
     Some((&mut room.work, &mut room.route))
+}
+
+/// This CPU's room for bytes that are summed up, each time for as long as one sum takes.
+#[inline(always)]
+pub fn sum_room() -> Option<&'static mut SumRoom> {
+    let room = SUMS.get_ptr_mut(0)?;
+    // SAFETY: as long as a `SumRoom`, which is integers; only the program at ingress has it, as in `room`, and it never has
+    // two at once: each ends with the sum that it is for.
+    Some(unsafe { &mut *room.cast::<SumRoom>() })
+}
+
+#[inline(always)]
+pub fn take_answer(take: impl FnOnce(&mut AnswerBudget) -> bool) -> bool {
+    match ANSWERS.get_ptr_mut(0) {
+        // SAFETY: this CPU's own, two integers, as in `count`; the reference ends with the closure.
+        Some(budget) => take(unsafe { &mut *budget.cast::<AnswerBudget>() }),
+        None => false,
+    }
 }
 
 #[inline(always)]

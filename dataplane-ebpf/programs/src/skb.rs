@@ -4,11 +4,14 @@ use aya_ebpf::bindings::__sk_buff;
 use dataplane_core::{
     abi::counter_index,
     pipeline::{
-        Action, ApplyError, Headers, Hook, HopLimit, MAX_VLAN_TAGS, NextHop, Packet, ParseFamily, PassReason,
-        Stage, Step, Verdict, begin, resume,
+        Action, ApplyError, ErrorTranslation, Headers, Hook, HopLimit, MAX_VLAN_TAGS, NextHop, Packet,
+        ParseFamily, PassReason, Quote, Stage, Step, Verdict, begin, resume,
     },
     tables::{Flow, Tuple},
-    wire::{Frame, Header, MacAddress, PROTOCOL_UDP, TcpHeader, UdpHeader},
+    wire::{
+        Delta, Frame, Header, IcmpHeader, LAST_HEADER_OFFSET, MacAddress, PROTOCOL_ICMPV6, PROTOCOL_UDP,
+        TcpHeader, UdpHeader,
+    },
 };
 
 use crate::{
@@ -38,15 +41,14 @@ struct SkbPacket {
     action: i32,
 }
 
+/// So much of a packet is made linear that quotes another one: all that is ever read.
+const QUOTES: u32 = LAST_HEADER_OFFSET + 1 + 40;
+
 /// The program that is attached.
 #[inline(always)]
 pub fn run(context: *mut __sk_buff, hook: Hook) -> i32 {
-    let skb = Skb(context);
-    let bytes = skb.bytes();
-    let wanted = if skb.len() < HEADERS { skb.len() } else { HEADERS };
-    if bytes.data + wanted as usize > bytes.end && skb.pull(wanted).is_err() {
-        maps::count(counter_index(hook, Verdict::Pass(PassReason::Unreadable).into()));
-        return NEXT;
+    if !make_linear(Skb(context), HEADERS) {
+        return unreadable(hook);
     }
     run_stage(context, hook, None)
 }
@@ -54,7 +56,24 @@ pub fn run(context: *mut __sk_buff, hook: Hook) -> i32 {
 /// A program that it goes on with.
 #[inline(always)]
 pub fn go_on(context: *mut __sk_buff, hook: Hook, stage: Stage) -> i32 {
+    if matches!(stage, Stage::IcmpV4 | Stage::IcmpV6) && !make_linear(Skb(context), QUOTES) {
+        return unreadable(hook);
+    }
     run_stage(context, hook, Some(stage))
+}
+
+/// Makes so many bytes linear, as far as there are so many.
+#[inline(always)]
+fn make_linear(skb: Skb, bytes: u32) -> bool {
+    let wanted = if skb.len() < bytes { skb.len() } else { bytes };
+    let linear = skb.bytes();
+    linear.data + wanted as usize <= linear.end || skb.pull(wanted).is_ok()
+}
+
+#[inline(always)]
+fn unreadable(hook: Hook) -> i32 {
+    maps::count(counter_index(hook, Verdict::Pass(PassReason::Unreadable).into()));
+    NEXT
 }
 
 #[inline(always)]
@@ -79,7 +98,7 @@ fn run_stage(context: *mut __sk_buff, hook: Hook, stage: Option<Stage>) -> i32 {
     match verdict.action() {
         Action::Pass | Action::Leave => NEXT,
         Action::Deliver => PASS,
-        Action::Forward => packet.action,
+        Action::Forward | Action::Answer => packet.action,
         Action::Drop => DROP,
     }
 }
@@ -156,26 +175,7 @@ impl Packet for SkbPacket {
         let skb = self.skb;
         let addresses = [flow.source(), flow.destination()];
         let ports = [flow.source_port(), flow.destination_port()];
-        let hops = match hop_limit {
-            HopLimit::Keep => 0,
-            HopLimit::Decrement => 1,
-        };
-        let hop_limit = headers.hop_limit.wrapping_sub(hops);
-        let at_hop_limit = headers.l3 + F::HOP_LIMIT_OFFSET;
-        let at_addresses = headers.l3 + F::ADDRESSES_OFFSET;
-        if let Some(offset) = F::CHECKSUM_OFFSET {
-            let delta = F::hop_limit_delta(headers, hop_limit).and(flow.address_delta());
-            skb.mend_network(headers.l3 + offset, delta.0)?;
-            skb.store(at_addresses, &addresses)?;
-            if hops != 0 {
-                skb.store(at_hop_limit, &hop_limit)?;
-            }
-        } else {
-            skb.store_unbalanced(at_addresses, &addresses)?;
-            if hops != 0 {
-                skb.store_unbalanced(at_hop_limit, &hop_limit)?;
-            }
-        }
+        write_network::<F>(skb, headers, &addresses, flow.address_delta(), hop_limit)?;
         let udp = headers.tuple.protocol() == PROTOCOL_UDP;
         let offset = if udp { UdpHeader::CHECKSUM_OFFSET } else { TcpHeader::CHECKSUM_OFFSET };
         let at_checksum = headers.l4 + offset;
@@ -185,9 +185,84 @@ impl Packet for SkbPacket {
     }
 
     #[inline(always)]
+    fn translate_error<F: ParseFamily>(
+        &mut self,
+        headers: &Headers<F>,
+        quote: &Quote,
+        translation: &ErrorTranslation<F>,
+        hop_limit: HopLimit,
+    ) -> Result<(), ApplyError> {
+        let skb = self.skb;
+        write_network::<F>(skb, headers, &translation.addresses, translation.address_delta, hop_limit)?;
+        let at_checksum = headers.l4 + IcmpHeader::CHECKSUM_OFFSET;
+        if F::ICMP == PROTOCOL_ICMPV6 {
+            skb.mend_transport_addresses(at_checksum, translation.address_delta.0, false)?;
+        }
+        skb.mend_transport_ports(at_checksum, translation.message_delta.0, false)?;
+        if let Some(offset) = F::CHECKSUM_OFFSET {
+            skb.store(quote.l3 + offset, &translation.quoted_network_checksum)?;
+        }
+        skb.store(quote.l3 + F::ADDRESSES_OFFSET, &translation.quoted_addresses)?;
+        skb.store(quote.l4, &translation.quoted_ports)?;
+        if quote.checksum != 0 {
+            skb.store(quote.checksum, &translation.quoted_transport_checksum)?;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn sum(&self, offset: u32, length: u32) -> Result<Delta, ApplyError> {
+        let room = maps::sum_room().ok_or(ApplyError)?;
+        self.skb.sum(offset, length, room)
+    }
+
+    #[inline(always)]
+    fn put<T: Header>(&mut self, offset: u32, value: T) -> Result<(), ApplyError> {
+        self.skb.store_unbalanced(offset, &value)
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, length: u32, front: u32) -> Result<(), ApplyError> {
+        self.skb.truncate(length)?;
+        if front == 0 { Ok(()) } else { self.skb.grow(front) }
+    }
+
+    #[inline(always)]
     fn send(&mut self, hop: &NextHop) -> Result<(), ApplyError> {
         environment::report_hop(hop);
         self.action = helpers::redirect_neighbor(hop);
         if self.action == REDIRECT { Ok(()) } else { Err(ApplyError) }
     }
+}
+
+/// Writes addresses and hop limit into the IP header, and mends its own checksum.
+#[inline(always)]
+fn write_network<F: ParseFamily>(
+    skb: Skb,
+    headers: &Headers<F>,
+    addresses: &[F::Address; 2],
+    address_delta: Delta,
+    hop_limit: HopLimit,
+) -> Result<(), ApplyError> {
+    let hops = match hop_limit {
+        HopLimit::Keep => 0,
+        HopLimit::Decrement => 1,
+    };
+    let hop_limit = headers.hop_limit.wrapping_sub(hops);
+    let at_hop_limit = headers.l3 + F::HOP_LIMIT_OFFSET;
+    let at_addresses = headers.l3 + F::ADDRESSES_OFFSET;
+    if let Some(offset) = F::CHECKSUM_OFFSET {
+        let delta = F::hop_limit_delta(headers, hop_limit).and(address_delta);
+        skb.mend_network(headers.l3 + offset, delta.0)?;
+        skb.store(at_addresses, addresses)?;
+        if hops != 0 {
+            skb.store(at_hop_limit, &hop_limit)?;
+        }
+    } else {
+        skb.store_unbalanced(at_addresses, addresses)?;
+        if hops != 0 {
+            skb.store_unbalanced(at_hop_limit, &hop_limit)?;
+        }
+    }
+    Ok(())
 }

@@ -3,10 +3,10 @@
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use dataplane_core::{
     pipeline::{
-        Action, ApplyError, Headers, Hook, HopLimit, NextHop, Packet, ParseFamily, Stage, Step, begin,
-        resume, translate_in_place,
+        Action, ApplyError, ErrorTranslation, Headers, Hook, HopLimit, NextHop, Packet, ParseFamily, Quote,
+        Stage, Step, begin, resume, translate_error_in_place, translate_in_place,
     },
-    wire::{Frame, Header},
+    wire::{Delta, Frame, Header},
 };
 
 use crate::{
@@ -53,7 +53,7 @@ fn run_stage(context: *mut xdp_md, stage: Option<Stage>) -> u32 {
     environment::report(verdict);
     match verdict.action() {
         Action::Pass | Action::Leave | Action::Deliver => xdp_action::XDP_PASS,
-        Action::Forward => packet.action,
+        Action::Forward | Action::Answer => packet.action,
         Action::Drop => xdp_action::XDP_DROP,
     }
 }
@@ -100,6 +100,34 @@ impl Packet for XdpPacket {
         hop_limit: HopLimit,
     ) -> Result<(), ApplyError> {
         translate_in_place(self, headers, flow, hop_limit)
+    }
+
+    #[inline(always)]
+    fn translate_error<F: ParseFamily>(
+        &mut self,
+        headers: &Headers<F>,
+        quote: &Quote,
+        translation: &ErrorTranslation<F>,
+        hop_limit: HopLimit,
+    ) -> Result<(), ApplyError> {
+        translate_error_in_place(self, headers, quote, translation, hop_limit)
+    }
+
+    // What is answered is left to tcx.
+
+    #[inline(always)]
+    fn sum(&self, _offset: u32, _length: u32) -> Result<Delta, ApplyError> {
+        Err(ApplyError)
+    }
+
+    #[inline(always)]
+    fn put<T: Header>(&mut self, _offset: u32, _value: T) -> Result<(), ApplyError> {
+        Err(ApplyError)
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, _length: u32, _front: u32) -> Result<(), ApplyError> {
+        Err(ApplyError)
     }
 
     #[inline(always)]

@@ -153,9 +153,15 @@ impl KernelTables {
     ///
     /// # Errors
     /// [`TableError`] where the configuration has no such word.
-    pub(crate) fn configure(&self, timeouts: &Timeouts, ports: NatPorts) -> Result<(), TableError> {
+    pub(crate) fn configure(
+        &self,
+        timeouts: &Timeouts,
+        ports: NatPorts,
+        answers_a_second: u32,
+    ) -> Result<(), TableError> {
         self.set_timeouts(timeouts)?;
         self.set_nat_ports(ports)?;
+        self.set_answers_a_second(answers_a_second)?;
         self.config.store(Setting::AbiVersion as u32, &[ABI_VERSION])
     }
 
@@ -168,6 +174,14 @@ impl KernelTables {
             self.config.store(setting as u32, &[ticks])?;
         }
         Ok(())
+    }
+
+    /// Sets how many packets of our own each CPU sends a second, to answer what is dropped; 0: none.
+    ///
+    /// # Errors
+    /// As [`set_timeouts`](Self::set_timeouts).
+    pub fn set_answers_a_second(&self, answers: u32) -> Result<(), TableError> {
+        self.config.store(Setting::AnswersASecond as u32, &[answers.into()])
     }
 
     /// The map of a table, by its name in [`abi::map`](dataplane_core::abi::map), for programs of the embedder's own.

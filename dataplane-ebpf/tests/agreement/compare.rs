@@ -30,7 +30,7 @@ pub fn outcomes(case: &Case, kernel: &TestDataplane, expected: &Simulated, got: 
         differences
             .push(format!("verdict: simulator {:?}, kernel {verdict:?} ({number:#x})", expected.verdict));
     }
-    let sent = expected.sent.filter(|_| expected.verdict == Verdict::Forward);
+    let sent = expected.sent.filter(|_| matches!(expected.verdict, Verdict::Forward | Verdict::Answer(_)));
     let egress = u64::from(sent.map_or(0, |hop| hop.interface));
     if kernel.get(TestInput::Egress) != egress {
         differences.push(format!("egress: simulator {egress}, kernel {}", kernel.get(TestInput::Egress)));
@@ -49,10 +49,11 @@ pub fn outcomes(case: &Case, kernel: &TestDataplane, expected: &Simulated, got: 
         (Hook::Xdp, Verdict::Pass(_) | Verdict::Leave(_) | Verdict::Deliver) => XDP_PASS,
         (Hook::Xdp, Verdict::Forward) if egress == u64::from(case.interface) => XDP_TX,
         (Hook::Xdp, Verdict::Forward) => XDP_REDIRECT,
-        (Hook::Xdp, Verdict::Drop(_)) => XDP_DROP,
+        (Hook::Xdp, Verdict::Answer(_) | Verdict::Drop(_)) => XDP_DROP,
         (_, Verdict::Pass(_) | Verdict::Leave(_)) => TCX_NEXT,
         (_, Verdict::Deliver) => TCX_PASS,
         (_, Verdict::Forward) => TCX_REDIRECT,
+        (_, Verdict::Answer(_)) => TCX_REDIRECT,
         (_, Verdict::Drop(_)) => TCX_DROP,
     };
     if got.returned != returns {

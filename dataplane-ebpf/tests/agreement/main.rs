@@ -20,7 +20,7 @@ use dataplane_core::{
 };
 use dataplane_testkit::{frames::Rng, require_kernel};
 
-use occur::{Family, Seen};
+use occur::{Carried, Family, Seen};
 use traffic::Traffic;
 use world::World;
 
@@ -46,10 +46,10 @@ fn kernel_and_simulator_agree() {
         }
         let (hook, interface, frame) = traffic.next(&world, &mut rng);
         let random = rng.draw() as u32;
-        let family = Family::of(&frame);
+        let (family, carried) = (Family::of(&frame), Carried::of(&frame));
         let verdict =
             one(&mut world, &mut traffic, Case { seed, number, hook, interface, frame, random, now });
-        seen.note(hook, family, verdict);
+        seen.note(hook, family, carried, verdict);
         ours += usize::from(!matches!(verdict, Verdict::Pass(_)));
         if number % 10_000 == 9_999 {
             compare::tables(&world, &format!("seed {seed}, after frame {number}"));
@@ -112,6 +112,6 @@ fn one(world: &mut World, traffic: &mut Traffic, case: Case) -> Verdict {
         println!("  kernel    {}", compare::hex(&outcome.frame));
         panic!("kernel and simulator disagree");
     }
-    traffic.note(&case.frame, &expected);
+    traffic.note(&case.frame, case.interface, &expected);
     expected.verdict
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dataplane_core::pipeline::{DropReason, Hook, PassReason, Verdict};
+use dataplane_core::pipeline::{DropReason, Hook, LeaveReason, PassReason, Verdict};
 
 /// What a frame says that it carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,30 +31,59 @@ impl Family {
     }
 }
 
-/// How often each verdict occurred, by the hook's number, the family and the verdict's number.
+/// What an IP header says that follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Carried {
+    /// An ICMP error, whole enough to be one.
+    Error,
+    /// Anything else.
+    Other,
+}
+
+impl Carried {
+    const ALL: [Self; 2] = [Self::Error, Self::Other];
+
+    /// Where no tag and no extension header stands before it.
+    pub fn of(frame: &[u8]) -> Self {
+        let byte = |at: usize| frame.get(at).copied().unwrap_or(0);
+        let kind = match Family::of(frame) {
+            Family::V4 if byte(12) == 8 && byte(14) >> 4 == 4 && byte(23) == 1 => {
+                let header = usize::from(byte(14) & 15) * 4;
+                return if matches!(byte(14 + header), 3 | 11 | 12) { Self::Error } else { Self::Other };
+            }
+            Family::V6 if byte(12) == 0x86 && byte(20) == 58 => byte(54),
+            _ => 0,
+        };
+        if matches!(kind, 1..=4) { Self::Error } else { Self::Other }
+    }
+}
+
+/// How often each verdict occurred, by the hook's number, the family, what was carried and the verdict's number.
 #[derive(Debug, Default)]
-pub struct Seen(BTreeMap<(u8, Family, u8), u64>);
+pub struct Seen(BTreeMap<(u8, Family, Carried, u8), u64>);
 
 impl Seen {
-    pub fn note(&mut self, hook: Hook, family: Family, verdict: Verdict) {
-        *self.0.entry((hook as u8, family, verdict.number())).or_default() += 1;
+    pub fn note(&mut self, hook: Hook, family: Family, carried: Carried, verdict: Verdict) {
+        *self.0.entry((hook as u8, family, carried, verdict.number())).or_default() += 1;
     }
 
     /// Fails where what occurred is not what can occur.
     pub fn is_what_can_occur(&self) {
         let mut wrong = Vec::new();
         for hook in Hook::ALL {
-            for family in Family::ALL {
+            for (family, carried) in
+                Family::ALL.into_iter().flat_map(|family| Carried::ALL.map(|carried| (family, carried)))
+            {
                 for verdict in Verdict::all() {
-                    let count = self.0.get(&(hook as u8, family, verdict.number())).copied().unwrap_or(0);
-                    let can = can_occur(hook, family, verdict);
+                    let count =
+                        self.0.get(&(hook as u8, family, carried, verdict.number())).copied().unwrap_or(0);
+                    let can = can_occur(hook, family, verdict)
+                        && (carried == Carried::Other || can_of_errors(hook, family, verdict));
+                    let what = format!("{} {family:?} {carried:?} {verdict}", hook.name());
                     if can && count == 0 {
-                        wrong.push(format!("{} {family:?} {verdict}: never occurred", hook.name()));
+                        wrong.push(format!("{what}: never occurred"));
                     } else if !can && count > 0 {
-                        wrong.push(format!(
-                            "{} {family:?} {verdict}: was thought not to occur, occurred {count} times",
-                            hook.name()
-                        ));
+                        wrong.push(format!("{what}: was thought not to occur, occurred {count} times"));
                     }
                 }
             }
@@ -89,10 +118,31 @@ fn can_occur(hook: Hook, family: Family, verdict: Verdict) -> bool {
         Verdict::Leave(_) => xdp,
         Verdict::Deliver => !xdp,
         Verdict::Forward => !out,
-        // The stack sends it on its way, or XDP leaves it to tc.
-        Verdict::Drop(D::TooBig) => !xdp && !out,
+        Verdict::Answer(_) => hook == Hook::Ingress,
+        // There are enough of them.
+        Verdict::Drop(D::AnswerLimit) => false,
+        // XDP leaves to tc what is to be answered; tc drops it in silence where it is a reset or an error, or has no way
+        // back.
+        Verdict::Drop(D::TooBig | D::HopLimit | D::NoBackend) => hook == Hook::Ingress,
         Verdict::Drop(D::Malformed) => true,
         // Of what goes out only replies are looked at, and the stack has found their way.
         Verdict::Drop(_) => !out,
+    }
+}
+
+/// Of the verdicts that can occur: those of ICMP errors.
+fn can_of_errors(hook: Hook, family: Family, verdict: Verdict) -> bool {
+    use {DropReason as D, LeaveReason as L, PassReason as P};
+    match verdict {
+        _ if family == Family::Other => false,
+        // It is seen to be one where no tag stands before it.
+        Verdict::Leave(L::Tagged) => false,
+        // An error opens nothing, and is of a flow that has a backend.
+        Verdict::Drop(D::NoBackend | D::TupleInUse | D::Malformed) | Verdict::Answer(_) => false,
+        Verdict::Drop(D::NoMasqueradeAddress | D::NatExhausted) => false,
+        // The one router that is no source for IPv4 is one for IPv6.
+        Verdict::Pass(P::Martian) => true,
+        Verdict::Deliver | Verdict::Forward | Verdict::Pass(_) | Verdict::Leave(_) => true,
+        Verdict::Drop(_) => hook != Hook::Egress,
     }
 }

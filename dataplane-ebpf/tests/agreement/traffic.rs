@@ -20,8 +20,8 @@ const LONGEST: usize = 3300;
 const REMEMBERED: usize = 4096;
 
 pub struct Traffic {
-    /// Where translated packets went: their new tuple.
-    forwarded: Vec<(SocketAddr, SocketAddr, u8)>,
+    /// Where translated packets went: their new tuple, and where they had arrived.
+    forwarded: Vec<(SocketAddr, SocketAddr, u8, u32)>,
     oldest: usize,
     ports: [Port; 4],
 }
@@ -32,14 +32,14 @@ impl Traffic {
     }
 
     /// Remembers what was translated on its way to a backend, so that it can be answered.
-    pub fn note(&mut self, before: &[u8], outcome: &Outcome) {
+    pub fn note(&mut self, before: &[u8], interface: u32, outcome: &Outcome) {
         if !matches!(outcome.verdict, Verdict::Forward | Verdict::Deliver) || before == &outcome.frame[..] {
             return;
         }
         let Some(seen) = Dissected::of(&outcome.frame) else {
             return;
         };
-        let entry = (seen.source, seen.destination, seen.protocol);
+        let entry = (seen.source, seen.destination, seen.protocol, interface);
         if self.forwarded.len() < REMEMBERED {
             self.forwarded.push(entry);
         } else {
@@ -51,8 +51,13 @@ impl Traffic {
     /// The next frame, the hook and the interface that it meets.
     pub fn next(&mut self, world: &World, rng: &mut Rng) -> (Hook, u32, Vec<u8>) {
         let [front, back, slow, stop] = self.ports;
-        let reply = !self.forwarded.is_empty() && rng.chance(35);
-        let mut frame = if reply { self.answer(rng) } else { client(world, rng) };
+        let reply = !self.forwarded.is_empty() && rng.chance(45);
+        let error = reply && rng.chance(30);
+        let (mut frame, arrived) = match (reply, error) {
+            (true, true) => self.error(rng),
+            (true, false) => (self.answer(rng), 0),
+            (false, _) => (client(world, rng), 0),
+        };
         // Of what goes out, only replies are ours.
         let egress = if reply { 24 } else { 6 };
         let hook = match rng.below(100) {
@@ -62,6 +67,9 @@ impl Traffic {
         };
         let port = match rng.below(100) {
             0..=2 => stop,
+            // Connections of the zone of that one stay there.
+            0..=60 if arrived == stop.index => stop,
+            3 if !reply => stop,
             3..=5 => slow,
             _ if reply && hook != Hook::Egress => back,
             _ => front,
@@ -87,8 +95,47 @@ impl Traffic {
     }
 
     fn answer(&self, rng: &mut Rng) -> Frame {
-        let &(source, destination, protocol) = rng.pick(&self.forwarded);
+        let &(source, destination, protocol, _) = rng.pick(&self.forwarded);
         packet(destination, source, protocol, rng)
+    }
+
+    /// What somebody on the way of a translated packet says about it, and where that had arrived.
+    fn error(&self, rng: &mut Rng) -> (Frame, u32) {
+        let stop = self.ports[3].index;
+        // Of the last few hundred, whose flows live.
+        let newest = self.oldest + self.forwarded.len() - 1;
+        let reach = self.forwarded.len().min(300);
+        let picks: Vec<_> =
+            (0..12).map(|_| self.forwarded[(newest - rng.below(reach)) % self.forwarded.len()]).collect();
+        // Those are few.
+        let of_the_stop = picks.iter().find(|(.., arrived)| *arrived == stop).filter(|_| rng.chance(50));
+        let (source, destination, protocol, interface) = *of_the_stop.unwrap_or(&picks[0]);
+        let mut quoted = packet(source, destination, protocol, rng);
+        if rng.chance(20) {
+            disturb(&mut quoted, rng);
+        }
+        let mut quote = quoted.packet();
+        let length = match rng.below(4) {
+            0 | 1 => quote.len(),
+            // As much as RFC 792 asks for, and around it.
+            2 => (if source.is_ipv4() { 20 } else { 40 }) + rng.below(30),
+            _ => rng.below(quote.len() + 1),
+        };
+        quote.truncate(length);
+        let is_v4 = source.is_ipv4();
+        let (errors, others) =
+            if is_v4 { ([3, 11, 12, 3], [4, 0, 8, 5]) } else { ([1, 2, 3, 4], [128, 129, 135, 100]) };
+        let kind = if rng.chance(92) { *rng.pick(&errors) } else { *rng.pick(&others) };
+        let router: [IpAddr; 4] = if is_v4 {
+            ["192.0.2.77", "198.51.100.77", "10.9.9.9", "127.0.0.1"].map(|router| router.parse().unwrap())
+        } else {
+            ["2001:db8:1::77", "2001:db8:2::77", "2001:db8:99::9", "::1"]
+                .map(|router| router.parse().unwrap())
+        };
+        let reporter = if rng.chance(50) { destination.ip() } else { *rng.pick(&router) };
+        let to = if rng.chance(97) { source.ip() } else { *rng.pick(&router) };
+        let frame = Frame::icmp(reporter, to, kind, rng.below(5) as u8, rng.draw() as u32 & 0xffff);
+        (frame.payload(&quote), interface)
     }
 }
 
@@ -101,7 +148,15 @@ fn client(world: &World, rng: &mut Rng) -> Frame {
     } else {
         Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, host).into()
     };
-    let source = SocketAddr::new(source, 40_000 + rng.below(12) as u16);
+    let mut source = SocketAddr::new(source, 40_000 + rng.below(12) as u16);
+    if rng.chance(2) {
+        // One to whom no route leads back.
+        source.set_ip(if family == 0 {
+            Ipv4Addr::new(198, 51, 100, 131).into()
+        } else {
+            "2001:db8:21::1".parse().unwrap()
+        });
+    }
     let mut destination: SocketAddr = rng.pick(FRONTENDS[family]).parse().unwrap();
     match rng.below(100) {
         0..=2 => destination.set_port(81),
@@ -193,7 +248,7 @@ fn contradict(frame: &Frame, bytes: &mut [u8], rng: &mut Rng) {
             bytes[behind - options - 20 + 12] = 0xf0;
         }
         Transport::Udp { .. } => bytes[behind - 4] = if large { 0xff } else { 0 },
-        Transport::Tcp { .. } | Transport::Other(_) => {}
+        Transport::Tcp { .. } | Transport::Icmp { .. } | Transport::Other(_) => {}
     }
     if matches!(frame.transport, Transport::Udp { .. }) && !large {
         bytes[behind - 3] = rng.below(8) as u8;

@@ -12,12 +12,16 @@
 //! | `others` | what becomes of packets that are not served? |
 //! | `conntrack` | do flows live as long as they should, and no longer? |
 //! | `upgrade` | what do connections feel of an agent that is stopped, killed and replaced? |
+//! | `answers` | is whoever sent what is dropped told of it? |
+//! | `errors` | do ICMP errors about what is balanced reach whom they are for? |
 //! | `torn` | does a packet ever see half of one list and half of another? |
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
+mod answers;
 mod balance;
 mod conntrack;
+mod errors;
 #[path = "../common/kernel.rs"]
 mod kernel;
 mod local;

@@ -33,6 +33,15 @@ pub enum Transport {
         /// Whether the checksum is computed.
         checksum: bool,
     },
+    /// ICMP or ICMPv6, by the family.
+    Icmp {
+        /// Type.
+        kind: u8,
+        /// Code.
+        code: u8,
+        /// The second half of the header: an MTU, or an identifier and a sequence number.
+        rest: u32,
+    },
     /// Something else, by its protocol number.
     Other(u8),
 }
@@ -112,6 +121,12 @@ impl Frame {
         Self::new(source, destination, Transport::Udp { checksum: true })
     }
 
+    /// An ICMP or ICMPv6 message, with what it quotes or carries as its payload. Ports are of no account.
+    pub fn icmp(source: IpAddr, destination: IpAddr, kind: u8, code: u8, rest: u32) -> Self {
+        let transport = Transport::Icmp { kind, code, rest };
+        Self::new(SocketAddr::new(source, 0), SocketAddr::new(destination, 0), transport)
+    }
+
     /// A packet of another protocol.
     pub fn other(source: SocketAddr, destination: SocketAddr, protocol: u8) -> Self {
         Self::new(source, destination, Transport::Other(protocol))
@@ -131,6 +146,15 @@ impl Frame {
         self
     }
 
+    /// The IP packet alone, as an ICMP error quotes it.
+    pub fn packet(&self) -> Vec<u8> {
+        match (self.source.ip(), self.destination.ip()) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => self.v4(source.octets(), destination.octets()),
+            (IpAddr::V6(source), IpAddr::V6(destination)) => self.v6(source.octets(), destination.octets()),
+            families => panic!("a packet has one family: {families:?}"),
+        }
+    }
+
     /// The frame's bytes, every length and checksum as they should be.
     pub fn build(&self) -> Vec<u8> {
         let mut frame = [self.to, self.from].concat();
@@ -138,17 +162,9 @@ impl Frame {
             frame.extend(ethertype.to_be_bytes());
             frame.extend(control.to_be_bytes());
         }
-        match (self.source.ip(), self.destination.ip()) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                frame.extend(0x0800u16.to_be_bytes());
-                frame.extend(self.v4(source.octets(), destination.octets()));
-            }
-            (IpAddr::V6(source), IpAddr::V6(destination)) => {
-                frame.extend(0x86ddu16.to_be_bytes());
-                frame.extend(self.v6(source.octets(), destination.octets()));
-            }
-            families => panic!("a packet has one family: {families:?}"),
-        }
+        let ethertype: u16 = if self.source.is_ipv4() { 0x0800 } else { 0x86dd };
+        frame.extend(ethertype.to_be_bytes());
+        frame.extend(self.packet());
         frame
     }
 
@@ -185,6 +201,8 @@ impl Frame {
         match self.transport {
             Transport::Tcp { .. } => 6,
             Transport::Udp { .. } => 17,
+            Transport::Icmp { .. } if self.source.is_ipv4() => 1,
+            Transport::Icmp { .. } => 58,
             Transport::Other(protocol) => protocol,
         }
     }
@@ -195,6 +213,11 @@ impl Frame {
         segment.extend(self.destination.port().to_be_bytes());
         let checksum_at = match self.transport {
             Transport::Other(_) => return self.payload.clone(),
+            Transport::Icmp { kind, code, rest } => {
+                segment = vec![kind, code, 0, 0];
+                segment.extend(rest.to_be_bytes());
+                2
+            }
             Transport::Tcp { flags, options } => {
                 segment.extend([
                     0,
@@ -227,13 +250,10 @@ impl Frame {
         if self.transport == (Transport::Udp { checksum: false }) {
             return segment;
         }
-        let sum = checksum(&[
-            source,
-            destination,
-            &[0, self.protocol()],
-            &(segment.len() as u16).to_be_bytes(),
-            &segment,
-        ]);
+        let length = (segment.len() as u16).to_be_bytes();
+        let pseudo: &[&[u8]] =
+            if self.protocol() == 1 { &[] } else { &[source, destination, &[0, self.protocol()], &length] };
+        let sum = checksum(&[pseudo, &[&segment]].concat());
         // RFC 768: a sum that comes out as zero is sent as ones.
         let sum = if sum == 0 && self.protocol() == 17 { 0xffff } else { sum };
         segment[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());

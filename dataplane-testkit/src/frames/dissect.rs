@@ -25,9 +25,32 @@ pub struct Dissected {
     transport_sum: Option<bool>,
 }
 
-impl Dissected {
-    /// Takes a frame apart; `None` if it is no whole TCP or UDP packet.
-    pub fn of(frame: &[u8]) -> Option<Self> {
+/// Whether the checksums of an IP header and of the ICMP or ICMPv6 message behind it are right; `None` if the frame is no
+/// such whole packet.
+pub fn icmp_checksums_hold(frame: &[u8]) -> Option<bool> {
+    let packet = Packet::of(frame)?;
+    let sum = match (packet.protocol, packet.source) {
+        (1, IpAddr::V4(_)) => checksum(&[packet.segment]),
+        (58, IpAddr::V6(_)) => packet.transport_sum(),
+        _ => return None,
+    };
+    Some(packet.network_sum && sum == 0)
+}
+
+/// An IP packet in a frame.
+struct Packet<'a> {
+    link: ([u8; 6], [u8; 6]),
+    tags: usize,
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    hop_limit: u8,
+    network_sum: bool,
+    segment: &'a [u8],
+}
+
+impl<'a> Packet<'a> {
+    fn of(frame: &'a [u8]) -> Option<Self> {
         let link = (frame.get(..6)?.try_into().ok()?, frame.get(6..12)?.try_into().ok()?);
         let (mut at, mut tags) = (12, 0);
         let word = |at: usize| Some(u16::from_be_bytes(frame.get(at..at + 2)?.try_into().ok()?));
@@ -77,6 +100,32 @@ impl Dissected {
             }
             _ => return None,
         };
+        Some(Self { link, tags, source, destination, protocol, hop_limit, network_sum, segment })
+    }
+
+    /// The sum over pseudo header and segment.
+    fn transport_sum(&self) -> u16 {
+        let octets = |address: IpAddr| match address {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets().to_vec(),
+        };
+        let length = (self.segment.len() as u16).to_be_bytes();
+        checksum(&[
+            &octets(self.source),
+            &octets(self.destination),
+            &[0, self.protocol],
+            &length,
+            self.segment,
+        ])
+    }
+}
+
+impl Dissected {
+    /// Takes a frame apart; `None` if it is no whole TCP or UDP packet.
+    pub fn of(frame: &[u8]) -> Option<Self> {
+        let packet = Packet::of(frame)?;
+        let sum = packet.transport_sum();
+        let Packet { link, tags, source, destination, protocol, hop_limit, network_sum, segment } = packet;
         let port = |at: usize| Some(u16::from_be_bytes(segment.get(at..at + 2)?.try_into().ok()?));
         let transport_sum = match protocol {
             6 => Some(()),
@@ -84,14 +133,7 @@ impl Dissected {
             17 => Some(()),
             _ => return None,
         }
-        .map(|()| {
-            let octets = |address: IpAddr| match address {
-                IpAddr::V4(v4) => v4.octets().to_vec(),
-                IpAddr::V6(v6) => v6.octets().to_vec(),
-            };
-            let length = (segment.len() as u16).to_be_bytes();
-            checksum(&[&octets(source), &octets(destination), &[0, protocol], &length, segment]) == 0
-        });
+        .map(|()| sum == 0);
         Some(Self {
             link,
             tags,

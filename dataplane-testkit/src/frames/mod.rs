@@ -16,7 +16,7 @@ mod dissect;
 mod random;
 
 pub use build::{Extension, Frame, Transport, flags};
-pub use dissect::Dissected;
+pub use dissect::{Dissected, icmp_checksums_hold};
 pub use random::Rng;
 
 /// The checksum of RFC 1071 over several pieces, by the book: big-endian words, one after the other.

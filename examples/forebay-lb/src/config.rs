@@ -18,7 +18,7 @@ use std::{
 };
 
 use control_static::{Errors, Field, Reader};
-use dataplane_core::{model::NatPorts, pipeline::Timeouts, tables::Capacity};
+use dataplane_core::{abi::DEFAULT_ANSWERS_A_SECOND, model::NatPorts, pipeline::Timeouts, tables::Capacity};
 use dataplane_ebpf::{Order, TcMode, Uplink, XdpMode};
 
 /// What the file says.
@@ -36,6 +36,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// The ports that source NAT gives out.
     pub nat_ports: NatPorts,
+    /// How many answers each CPU sends a second to what is dropped.
+    pub answers_a_second: u32,
     /// Where tables and programs are pinned, if they are.
     pub pins: Option<PathBuf>,
     /// What Maglev tables are made with.
@@ -55,12 +57,21 @@ impl Config {
     }
 }
 
-const FIELDS: [&str; 8] =
-    ["uplinks", "services", "status", "capacity", "timeouts", "nat_ports", "pins", "maglev_seed"];
+const FIELDS: [&str; 9] = [
+    "uplinks",
+    "services",
+    "status",
+    "capacity",
+    "timeouts",
+    "nat_ports",
+    "answers_a_second",
+    "pins",
+    "maglev_seed",
+];
 
 fn document(root: &Field<'_>, folder: &Path, reader: &mut Reader<'_>) -> Option<Config> {
     let expected = "a mapping with `uplinks` and `services`";
-    let [uplinks, services, status, capacity, timeouts, nat_ports, pins, maglev_seed] =
+    let [uplinks, services, status, capacity, timeouts, nat_ports, answers, pins, maglev_seed] =
         root.fields(&FIELDS, expected, reader)?;
 
     // Everything is read before the first `?`, so that one pass finds all that is wrong.
@@ -82,6 +93,10 @@ fn document(root: &Field<'_>, folder: &Path, reader: &mut Reader<'_>) -> Option<
     let capacity = or(capacity, Capacity::default(), |field| self::capacity(field, reader));
     let timeouts = or(timeouts, Timeouts::default(), |field| self::timeouts(field, reader));
     let nat_ports = or(nat_ports, NatPorts::default(), |field| self::ports(field, reader));
+    let answers_a_second = or(answers, DEFAULT_ANSWERS_A_SECOND, |field| match field.number() {
+        Some(answers) => Some(answers),
+        None => field.refuse("how many each CPU sends: a number, or 0 for none", reader),
+    });
     let pins =
         or(pins, None, |field| match field.text().map(PathBuf::from).filter(|path| path.is_absolute()) {
             Some(path) => Some(Some(path)),
@@ -99,6 +114,7 @@ fn document(root: &Field<'_>, folder: &Path, reader: &mut Reader<'_>) -> Option<
         capacity: capacity?,
         timeouts: timeouts?,
         nat_ports: nat_ports?,
+        answers_a_second: answers_a_second?,
         pins: pins?,
         maglev_seed: maglev_seed?.into(),
     })
@@ -324,6 +340,7 @@ services: /etc/forebay/services.yaml
 status: '[::1]:80'
 capacity: {frontends: 1, backends: 2, slots: 16, conntrack: 64, nat: 5}
 nat_ports: 2000-2001
+answers_a_second: 0
 pins: /sys/fs/bpf/edge
 maglev_seed: 4294967295
 timeouts: {tcp_opening: 1, tcp_established: 2, tcp_closing: 3, udp: 4, udp_stream: 5}
@@ -338,7 +355,7 @@ timeouts: {tcp_opening: 1, tcp_established: 2, tcp_closing: 3, udp: 4, udp_strea
         assert_eq!(config.status.to_string(), "[::1]:80");
         let expected = Capacity { frontends: 1, backends: 2, slots: 16, conntrack: 64, nat: 5 };
         assert_eq!(config.capacity, expected);
-        assert_eq!(config.nat_ports.range(), 2000..=2001);
+        assert_eq!((config.nat_ports.range(), config.answers_a_second), (2000..=2001, 0));
         let Timeouts { tcp_opening, tcp_established, tcp_closing, udp, udp_stream } = config.timeouts;
         let all = [tcp_opening, tcp_established, tcp_closing, udp, udp_stream];
         assert_eq!(all, [1000, 2000, 3000, 4000, 5000]);
@@ -367,7 +384,7 @@ lb.yaml:2:38: uplinks[2].xdp: expected `auto`, `native`, `generic` or `off`, fou
 lb.yaml:2:45: uplinks[3]: uplink eth0 stands here a second time, first at lb.yaml:2:11
 lb.yaml:2:70: uplinks[4].zone: expected a conntrack zone: a number from 0 to 65535, found `65536`
 lb.yaml:2:104: uplinks[5].masquerade_as: expected an address of this host, or a list of one for each family, found the quoted text \"::\"
-lb.yaml:3:1: service: unknown field `service`: did you mean `services`? expected one of `uplinks`, `services`, `status`, `capacity`, `timeouts`, `nat_ports`, `pins`, `maglev_seed`
+lb.yaml:3:1: service: unknown field `service`: did you mean `services`? expected one of `uplinks`, `services`, `status`, `capacity`, `timeouts`, `nat_ports`, `answers_a_second`, `pins`, `maglev_seed`
 lb.yaml:4:9: status: expected an address of the loopback and a port, such as `127.0.0.1:9095`, found `0.0.0.0:80`
 lb.yaml:5:23: capacity.conntrack: expected how many flows are kept: a number, 64 at least, found `63`
 lb.yaml:6:17: timeouts.udp: expected a number of seconds, 1 at least, found `0`

@@ -163,7 +163,7 @@ fn serve_status(config: &Config, board: &Arc<Board>) -> Result<(), Failure> {
 
 fn open(config: &Config) -> Result<EbpfDataplane, Failure> {
     let builder = EbpfDataplane::builder().unpinned().capacity(config.capacity).timeouts(config.timeouts);
-    let builder = builder.nat_ports(config.nat_ports);
+    let builder = builder.nat_ports(config.nat_ports).answers_a_second(config.answers_a_second);
     let builder = match &config.pins {
         Some(directory) => builder.pins(PinDir::new(directory)?),
         None => builder,

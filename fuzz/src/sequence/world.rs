@@ -11,7 +11,7 @@ use dataplane_core::{
     abi::{ServiceKeyV4, ServiceKeyV6, TupleV4, TupleV6},
     memory::{MemoryTables, Outcome, SimulatedInterface, Simulator, Target},
     model::{Protocol, ServiceName},
-    pipeline::{DropReason, Hook, PassReason, Verdict},
+    pipeline::{AnswerReason, DropReason, Hook, PassReason, Verdict},
     reconcile::Usage,
     source::CommitError,
     state::{Phase, RemovalGuard},
@@ -228,7 +228,7 @@ impl World {
                     out.verdict
                 );
             }
-            Verdict::Drop(DropReason::NoBackend) => {
+            Verdict::Answer(AnswerReason::NoBackend) => {
                 assert!(winner.is_some() && !any_selectable && bound.is_none(), "{key:?}: no backend?");
             }
             Verdict::Drop(DropReason::TupleInUse) => {
@@ -238,8 +238,8 @@ impl World {
                     known.last = Duration::ZERO;
                 }
             }
-            Verdict::Drop(DropReason::HopLimit) => assert_eq!(packet.odd, Odd::LastHop),
-            Verdict::Drop(DropReason::TooBig) => {
+            Verdict::Answer(AnswerReason::HopLimit) => assert_eq!(packet.odd, Odd::LastHop),
+            Verdict::Answer(AnswerReason::TooBig) => {
                 assert!(matches!(packet.odd, Odd::Big | Odd::BigToBeSplit), "{:?}", packet.odd);
                 // XDP may have opened the connection, to somebody.
                 if packet.xdp && bound.is_none() {

@@ -15,8 +15,8 @@ use crate::{
     },
     model::{self, Frontend, Protocol, Service},
     pipeline::{
-        Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Steps, Tick, Verdict, VerdictNumber,
-        Workspaces, process,
+        AnswerBudget, Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Steps, Tick, Verdict,
+        VerdictNumber, Workspaces, process,
     },
     source::Precedence,
     tables::{Capacity, Family, Flow, FlowEntry, InsertError, Lookup, Place, Store, Tuple, V4},
@@ -318,6 +318,10 @@ impl Environment for Rivals<'_> {
 
     fn interface(&self, index: u32) -> Option<InterfaceEntry> {
         self.inner.interface(index)
+    }
+
+    fn take_answer(&self, take: impl FnOnce(&mut AnswerBudget) -> bool) -> bool {
+        self.inner.take_answer(take)
     }
 
     fn repeat<S: Steps>(&self, times: u32, steps: &mut S) {

@@ -297,6 +297,9 @@ fn verdicts(tables: &dyn Store, hook: Hook) -> Result<shape::Verdicts, TableErro
             }
             Verdict::Deliver => counted.deliver = packets,
             Verdict::Forward => counted.forward = packets,
+            Verdict::Answer(reason) => {
+                counted.answer.insert(reason.name(), packets);
+            }
             Verdict::Drop(reason) => {
                 counted.drop.insert(reason.name(), packets);
             }

@@ -207,6 +207,8 @@ pub struct Verdicts {
     pub deliver: u64,
     /// Translated, and sent on.
     pub forward: u64,
+    /// Dropped, and its sender told.
+    pub answer: BTreeMap<&'static str, u64>,
     pub drop: BTreeMap<&'static str, u64>,
 }
 
