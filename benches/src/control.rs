@@ -23,6 +23,7 @@ pub fn capacity(services: u32) -> Capacity {
         backends: services * 4,
         conntrack: 1 << 16,
         nat: 8,
+        affinity: 8,
     }
 }
 

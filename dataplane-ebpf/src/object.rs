@@ -13,9 +13,10 @@ use aya_obj::{
 };
 use dataplane_core::{
     abi::{
-        BackendV4, BackendV6, COLLECTOR_WORDS, CONFIG_WORDS, COUNTERS, FlowV4, FlowV6, INTERFACE_PLACES,
-        InterfaceEntry, MasqueradeEntry, SUSPECTS, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef,
-        SuspectV4, SuspectV6, TEST_INPUT_WORDS, TupleV4, TupleV6, map,
+        AffinityEntry, AffinityKeyV4, AffinityKeyV6, BackendV4, BackendV6, COLLECTOR_WORDS, CONFIG_WORDS,
+        COUNTERS, FlowV4, FlowV6, INTERFACE_PLACES, InterfaceEntry, MasqueradeEntry, SUSPECTS,
+        ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, SuspectV4, SuspectV6, TEST_INPUT_WORDS,
+        TupleV4, TupleV6, map,
     },
     pipeline::{Hook, Stage},
     tables::Capacity,
@@ -229,6 +230,8 @@ pub(crate) const MAPS: &[MapSpec] = &[
     spec!(hash BPF_MAP_TYPE_LRU_HASH, CONNTRACK_V6, TupleV6 => FlowV6, |c| c.conntrack),
     spec!(hash BPF_MAP_TYPE_HASH, NAT_V4, TupleV4 => FlowV4, |c| c.nat),
     spec!(hash BPF_MAP_TYPE_HASH, NAT_V6, TupleV6 => FlowV6, |c| c.nat),
+    spec!(hash BPF_MAP_TYPE_LRU_HASH, AFFINITY_V4, AffinityKeyV4 => AffinityEntry, |c| c.affinity),
+    spec!(hash BPF_MAP_TYPE_LRU_HASH, AFFINITY_V6, AffinityKeyV6 => AffinityEntry, |c| c.affinity),
     // Both families' frontends have their words and counters in one array each.
     spec!(mapped SERVICE_WORDS, u64, |c| c.frontends.saturating_mul(2)),
     spec!(mapped SLOTS, u64, |c| c.slots),

@@ -7,8 +7,8 @@ use std::{
 
 use dataplane_core::{
     abi::{
-        BACKEND_DRAINING, BACKEND_LOCAL, BackendRef, BackendV4, BackendV6, SLOT_LINE_WORDS, SLOT_SEED_WORD,
-        ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
+        BACKEND_DRAINING, BACKEND_LOCAL, BackendRef, BackendV4, BackendV6, LIST_AFFINITY, SLOT_AFFINITY_WORD,
+        SLOT_LINE_WORDS, SLOT_SEED_WORD, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
     },
     tables::{Store, TableError},
     wire::Be16,
@@ -30,11 +30,13 @@ pub struct Filler {
     next_backend: u32,
     /// What the headers of lists say of how flows are treated: `LIST_*`.
     pub list_flags: u16,
+    /// For how many ticks lists with [`LIST_AFFINITY`] have clients remembered.
+    pub affinity: u32,
 }
 
 impl Default for Filler {
     fn default() -> Self {
-        Self { next_frontend: 0, next_line: 1, next_backend: 0, list_flags: 0 }
+        Self { next_frontend: 0, next_line: 1, next_backend: 0, list_flags: 0, affinity: 0 }
     }
 }
 
@@ -134,7 +136,7 @@ impl Filler {
         backends: &[BackendRef],
     ) -> Result<(), TableError> {
         let entries = u32::try_from(backends.len()).unwrap_or(u32::MAX);
-        let mut words = vec![SlotHeader::new(entries, 0, self.list_flags).0, 0, 0, 0];
+        let mut words = self.header(SlotHeader::new(entries, 0, self.list_flags));
         words.extend(backends.iter().map(|backend| backend.0));
         self.point_to_words(store, service, &words)
     }
@@ -154,7 +156,7 @@ impl Filler {
     ) -> Result<(), TableError> {
         let entries = u32::try_from(backends.len()).unwrap_or(u32::MAX);
         let places = u16::try_from(table.len()).unwrap_or(u16::MAX);
-        let mut words = vec![SlotHeader::new(entries, places, self.list_flags).0, 0, 0, 0];
+        let mut words = self.header(SlotHeader::new(entries, places, self.list_flags));
         words[SLOT_SEED_WORD as usize] = seed;
         words.extend(backends.iter().map(|backend| backend.0));
         // Written out, and not by what the tables are packed with: this is what that is held to.
@@ -163,6 +165,14 @@ impl Filler {
             at(0) + at(1) * 0x1_0000 + at(2) * 0x1_0000_0000 + at(3) * 0x1_0000_0000_0000
         }));
         self.point_to_words(store, service, &words)
+    }
+
+    fn header(&self, header: SlotHeader) -> Vec<u64> {
+        let mut words = vec![header.0, 0, 0, 0];
+        if header.flags() & LIST_AFFINITY != 0 {
+            words[SLOT_AFFINITY_WORD as usize] = self.affinity.into();
+        }
+        words
     }
 
     fn point_to_words(

@@ -11,6 +11,7 @@
 //! - What must be consistent is one aligned 8-byte word ([`ServiceRef`], [`ServiceWord`], [`BackendRef`], a flow's
 //!   state); a wider value carries a tag or a generation that its reader checks. See `docs/tables.md`.
 
+mod affinity;
 mod backend;
 mod config;
 mod counters;
@@ -19,6 +20,7 @@ mod interface;
 mod service;
 mod suspect;
 
+pub use affinity::{AffinityEntry, AffinityHead, AffinityKeyV4, AffinityKeyV6};
 pub use backend::{BACKEND_DRAINING, BACKEND_LOCAL, BackendRef, BackendV4, BackendV6};
 pub use config::{CONFIG_WORDS, DEFAULT_ANSWERS_A_SECOND, Setting, TEST_INPUT_WORDS, TestInput};
 pub use counters::{COUNTERS, ServiceCounters, counter_index};
@@ -27,13 +29,13 @@ pub use interface::{
     INTERFACE_PLACES, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry, MasqueradeEntry,
 };
 pub use service::{
-    LIST_MASQUERADE, LIST_MASQUERADE_LOCAL, SLOT_HEADER_WORDS, SLOT_LINE_WORDS, SLOT_SEED_WORD, ServiceKeyV4,
-    ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
+    LIST_AFFINITY, LIST_MASQUERADE, LIST_MASQUERADE_LOCAL, SLOT_AFFINITY_WORD, SLOT_HEADER_WORDS,
+    SLOT_LINE_WORDS, SLOT_SEED_WORD, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
 };
 pub use suspect::{COLLECTOR_WORDS, CollectorWord, SUSPECTS, SuspectV4, SuspectV6};
 
 /// The version of everything in this module. It rises with each change of a layout or of a field's meaning.
-pub const ABI_VERSION: u64 = 3;
+pub const ABI_VERSION: u64 = 4;
 
 /// Names of the maps in the object and under a pin directory.
 pub mod map {
@@ -58,6 +60,10 @@ pub mod map {
     pub const NAT_V4: &str = "nat_v4";
     /// As [`NAT_V4`], [`TupleV6`](super::TupleV6) to [`FlowV6`](super::FlowV6).
     pub const NAT_V6: &str = "nat_v6";
+    /// Clients of IPv4 frontends, [`AffinityKeyV4`](super::AffinityKeyV4) to [`AffinityEntry`](super::AffinityEntry), an LRU hash.
+    pub const AFFINITY_V4: &str = "affinity_v4";
+    /// Clients of IPv6 frontends, [`AffinityKeyV6`](super::AffinityKeyV6) to [`AffinityEntry`](super::AffinityEntry), an LRU hash.
+    pub const AFFINITY_V6: &str = "affinity_v6";
     /// [`MasqueradeEntry`](super::MasqueradeEntry) by interface index modulo [`INTERFACE_PLACES`](super::INTERFACE_PLACES), a
     /// memory-mapped array.
     pub const MASQUERADE: &str = "masquerade";

@@ -105,7 +105,7 @@ word_of_two! {
 /// The slot table is handed out in lines of so many words: a cache line of 64 bytes.
 pub const SLOT_LINE_WORDS: u32 = 8;
 
-/// Words in front of a list's entries: [`SlotHeader`], a seed, and two that are 0.
+/// Words in front of a list's entries: [`SlotHeader`], a seed, the time-out of affinity, and one that is 0.
 pub const SLOT_HEADER_WORDS: u32 = 4;
 
 /// Which word of the header is the seed of the hash that finds a flow's place in the Maglev table; 0 without a table.
@@ -113,15 +113,20 @@ pub const SLOT_HEADER_WORDS: u32 = 4;
 /// It belongs to the list, so that it changes together with the table.
 pub const SLOT_SEED_WORD: u32 = 1;
 
+/// Which word of the header is the time-out of affinity, in [`Tick`](crate::pipeline::Tick)s; 0 without [`LIST_AFFINITY`].
+pub const SLOT_AFFINITY_WORD: u32 = 2;
+
 /// Flag of a list: flows to backends on other hosts get an address of this host as their source.
 pub const LIST_MASQUERADE: u16 = 1;
 /// Flag of a list: that a backend is on this host is no reason to leave its flows' source alone. Only with
 /// [`LIST_MASQUERADE`].
 pub const LIST_MASQUERADE_LOCAL: u16 = 2;
+/// Flag of a list: a client comes to the backend again that it came to before, for as long as the list names that one.
+pub const LIST_AFFINITY: u16 = 4;
 
 /// First word of a list in the slot table. Behind the header stand [`BackendRef`](super::BackendRef)s: without a
-/// Maglev table one for each unit of weight, with one each backend once and behind them the table. A list never
-/// changes while a packet may read it.
+/// Maglev table one for each unit of weight, with one each backend once and behind them the table. They stand by
+/// rising index, so that one of them can be looked for. A list never changes while a packet may read it.
 ///
 /// The table is packed: each place is a 16-bit index of an entry, four to a word, the first in the lowest bits.
 #[derive(
@@ -159,7 +164,7 @@ impl SlotHeader {
         (self.0 >> 32) as u16 as u32
     }
 
-    /// [`LIST_MASQUERADE`] and [`LIST_MASQUERADE_LOCAL`].
+    /// [`LIST_MASQUERADE`], [`LIST_MASQUERADE_LOCAL`] and [`LIST_AFFINITY`].
     #[inline(always)]
     pub const fn flags(self) -> u16 {
         (self.0 >> 48) as u16

@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use super::{BackendKey, Share, maglev_table};
 use crate::{
     abi::{
-        BACKEND_DRAINING, BACKEND_LOCAL, BackendRef, BackendV4, BackendV6, LIST_MASQUERADE,
-        LIST_MASQUERADE_LOCAL, SLOT_HEADER_WORDS, SLOT_LINE_WORDS, SLOT_SEED_WORD, ServiceKeyV4,
-        ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
+        BACKEND_DRAINING, BACKEND_LOCAL, BackendRef, BackendV4, BackendV6, LIST_AFFINITY, LIST_MASQUERADE,
+        LIST_MASQUERADE_LOCAL, SLOT_AFFINITY_WORD, SLOT_HEADER_WORDS, SLOT_LINE_WORDS, SLOT_SEED_WORD,
+        ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
     },
-    model::{Choice, Frontend, IpFamily, MaglevSize, Masquerade, Protocol},
+    model::{Affinity, Choice, Frontend, IpFamily, MaglevSize, Masquerade, Protocol},
+    pipeline::Tick,
     tables::{Family, V4, V6},
     wire::Be16,
 };
@@ -125,12 +126,14 @@ impl FoundBackend {
 pub struct ListRow {
     /// Its first line.
     pub base: u32,
-    /// Its entries.
+    /// Its entries, by rising index.
     pub entries: Box<[BackendRef]>,
     /// How one of them is chosen.
     pub kind: ListKind,
     /// Whose packets get an address of this host as their source.
     pub masquerade: Masquerade,
+    /// Whether clients come to the same backend again.
+    pub affinity: Affinity,
 }
 
 /// How an entry of a list is chosen.
@@ -163,10 +166,24 @@ impl ListRow {
 
     /// What the header says of how flows are treated.
     fn flags(&self) -> u16 {
-        match self.masquerade {
+        let masquerade = match self.masquerade {
             Masquerade::Auto => LIST_MASQUERADE,
             Masquerade::Always => LIST_MASQUERADE | LIST_MASQUERADE_LOCAL,
             Masquerade::Never => 0,
+        };
+        match self.affinity {
+            Affinity::None => masquerade,
+            Affinity::ClientIp { .. } => masquerade | LIST_AFFINITY,
+        }
+    }
+}
+
+/// The word of a list's header that says how long clients are remembered.
+fn affinity_word(affinity: Affinity) -> u64 {
+    match affinity {
+        Affinity::None => 0,
+        Affinity::ClientIp { timeout } => {
+            Tick::ticks_of_milliseconds(u64::from(timeout.seconds()) * 1000).into()
         }
     }
 }
@@ -183,6 +200,7 @@ pub fn list_words(list: &ListRow, words: &mut Vec<u64>) {
     words.push(SlotHeader::new(list.entries.len() as u32, table.len() as u16, list.flags()).0);
     words.resize(SLOT_HEADER_WORDS as usize, 0);
     words[SLOT_SEED_WORD as usize] = seed;
+    words[SLOT_AFFINITY_WORD as usize] = affinity_word(list.affinity);
     words.extend(list.entries.iter().map(|entry| entry.0));
     words.extend(SlotHeader::pack(&table));
 }
@@ -262,6 +280,7 @@ mod tests {
     use zerocopy::IntoBytes;
 
     use super::*;
+    use crate::model::AffinityTimeout;
 
     #[test]
     fn words_are_the_bytes_that_the_pipeline_reads() {
@@ -281,14 +300,24 @@ mod tests {
     fn lists_begin_with_a_header() {
         let mut words = vec![9];
         let entries = [BackendRef::new(1, 2), BackendRef::new(3, 4)];
-        let row =
-            |masquerade| ListRow { base: 1, entries: entries.into(), kind: ListKind::Random, masquerade };
+        let row = |masquerade| ListRow {
+            base: 1,
+            entries: entries.into(),
+            kind: ListKind::Random,
+            masquerade,
+            affinity: Affinity::None,
+        };
         list_words(&row(Masquerade::Never), &mut words);
         assert_eq!(words, [2, 0, 0, 0, 2 << 32 | 1, 4 << 32 | 3]);
         for (masquerade, flags) in [(Masquerade::Auto, 1), (Masquerade::Always, 3)] {
             list_words(&row(masquerade), &mut words);
             assert_eq!(words[..4], [flags << 48 | 2, 0, 0, 0]);
         }
+        let timeout = AffinityTimeout::new(604_800).unwrap();
+        let remembers = ListRow { affinity: Affinity::ClientIp { timeout }, ..row(Masquerade::Always) };
+        list_words(&remembers, &mut words);
+        // 604,800 s are 4,506,111.1 times 2^27 ns.
+        assert_eq!(words, [7 << 48 | 2, 0, 4_506_112, 0, 2 << 32 | 1, 4 << 32 | 3]);
         assert_eq!([0, 4, 5, 12, 13].map(|times| ListRow::lines(Choice::Random, 1, times)), [1, 1, 2, 2, 3]);
     }
 
@@ -307,6 +336,7 @@ mod tests {
             entries: entries.into(),
             kind: ListKind::Maglev { size, seed: 5, shares: shares.into() },
             masquerade: Masquerade::Never,
+            affinity: Affinity::None,
         };
         let mut words = Vec::new();
         list_words(&row(&shares, &entries), &mut words);

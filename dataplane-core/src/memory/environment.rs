@@ -5,14 +5,16 @@ use std::{net::IpAddr, sync::Arc};
 use super::{MemoryTables, clock_table::Entry, simulator::World};
 use crate::{
     abi::{
-        BackendRef, BackendV4, BackendV6, INTERFACE_PLACES, InterfaceEntry, ServiceCounters, ServiceRef,
-        ServiceWord, Setting, StateWord,
+        AffinityEntry, AffinityHead, BackendRef, BackendV4, BackendV6, INTERFACE_PLACES, InterfaceEntry,
+        ServiceCounters, ServiceRef, ServiceWord, Setting, StateWord,
     },
     pipeline::{
         AnswerBudget, Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Steps, Tick,
         VerdictNumber,
     },
-    tables::{Family, Flow, FlowEntry, InsertError, Lookup, Place, Store, Tuple, V4, V6, WordArray},
+    tables::{
+        AffinityCell, Family, Flow, FlowEntry, InsertError, Lookup, Place, Store, Tuple, V4, V6, WordArray,
+    },
 };
 
 /// Tables and world as one packet meets them.
@@ -23,13 +25,37 @@ pub(super) struct MemoryEnvironment<'a> {
     pub(super) random: u32,
 }
 
+/// An affinity in memory.
+pub(super) struct MemoryAffinity(pub(super) Arc<Entry<AffinityEntry>>);
+
+impl AffinityCell for MemoryAffinity {
+    fn read(&self, tag: u32) -> Option<AffinityEntry> {
+        let entry = *self.0.value.lock();
+        entry.has_tag(tag).then_some(entry)
+    }
+
+    fn exchange_head(&self, current: AffinityHead, new: AffinityHead) -> bool {
+        let mut entry = self.0.value.lock();
+        let is_current = entry.head == current;
+        if is_current {
+            entry.head = new;
+        }
+        is_current
+    }
+
+    fn touch(&self, now: Tick) {
+        self.0.value.lock().last_seen = now.0;
+    }
+}
+
 /// A conntrack entry in memory. Its lock is held only while it is copied or changed.
 pub(super) struct MemoryEntry<V>(pub(super) Arc<Entry<V>>);
 
 macro_rules! lookup {
-    ($family:ty, $services:ident, $backends:ident, $backend:ident, $conntrack:ident, $nat:ident, $version:ident) => {
+    ($family:ty, $services:ident, $backends:ident, $backend:ident, $conntrack:ident, $nat:ident, $affinity:ident, $version:ident) => {
         impl Lookup<$family> for MemoryEnvironment<'_> {
             type Entry = MemoryEntry<<$family as Family>::Flow>;
+            type Affinity = MemoryAffinity;
 
             fn service(&self, key: &<$family as Family>::ServiceKey) -> Option<ServiceRef> {
                 self.tables.$services.find(key)
@@ -81,6 +107,22 @@ macro_rules! lookup {
                 };
             }
 
+            fn affinity(&self, key: &<$family as Family>::AffinityKey) -> Option<MemoryAffinity> {
+                self.tables.$affinity.find(key).map(MemoryAffinity)
+            }
+
+            fn insert_affinity(
+                &self,
+                key: &<$family as Family>::AffinityKey,
+                entry: &AffinityEntry,
+            ) -> Result<(), InsertError> {
+                self.tables.$affinity.insert_new(key, *entry)
+            }
+
+            fn remove_affinity(&self, key: &<$family as Family>::AffinityKey) {
+                self.tables.$affinity.take(key);
+            }
+
             fn masquerade_address(&self, interface: u32) -> Option<<$family as Family>::Address> {
                 let entry = self.tables.masquerade_entry(interface)?;
                 (entry.$version != Default::default()).then_some(entry.$version)
@@ -129,8 +171,8 @@ macro_rules! lookup {
     };
 }
 
-lookup!(V4, services_v4, backends_v4, BackendV4, conntrack_v4, nat_v4, v4);
-lookup!(V6, services_v6, backends_v6, BackendV6, conntrack_v6, nat_v6, v6);
+lookup!(V4, services_v4, backends_v4, BackendV4, conntrack_v4, nat_v4, affinity_v4, v4);
+lookup!(V6, services_v6, backends_v6, BackendV6, conntrack_v6, nat_v6, affinity_v6, v6);
 
 impl Environment for MemoryEnvironment<'_> {
     fn now(&self) -> Tick {

@@ -17,8 +17,8 @@ use super::{MemoryPacket, MemoryTables, environment::MemoryEnvironment, simulato
 use crate::{
     Controller,
     abi::{
-        BackendRef, FLOW_REPLY, InterfaceEntry, SLOT_LINE_WORDS, ServiceCounters, ServiceRef, ServiceWord,
-        Setting,
+        AffinityEntry, BackendRef, FLOW_REPLY, InterfaceEntry, SLOT_LINE_WORDS, ServiceCounters, ServiceRef,
+        ServiceWord, Setting,
     },
     model::{self, Frontend, Protocol, Service},
     pipeline::{
@@ -113,6 +113,7 @@ fn race(
         backends: 8_000,
         conntrack: 1 << 16,
         nat: 8,
+        affinity: 8,
     };
     let tables = Arc::new(MemoryTables::new(capacity));
     let control = Controller::new(tables.clone()).unwrap();
@@ -209,6 +210,7 @@ macro_rules! torn {
     ($family:ty) => {
         impl<'a> Lookup<$family> for Torn<'a> {
             type Entry = <MemoryEnvironment<'a> as Lookup<$family>>::Entry;
+            type Affinity = <MemoryEnvironment<'a> as Lookup<$family>>::Affinity;
 
             fn service(&self, key: &<$family as Family>::ServiceKey) -> Option<ServiceRef> {
                 Lookup::<$family>::service(&self.0, key)
@@ -241,6 +243,22 @@ macro_rules! torn {
 
             fn remove_flow(&self, place: Place, tuple: &<$family as Family>::Tuple) {
                 Lookup::<$family>::remove_flow(&self.0, place, tuple);
+            }
+
+            fn affinity(&self, key: &<$family as Family>::AffinityKey) -> Option<Self::Affinity> {
+                Lookup::<$family>::affinity(&self.0, key)
+            }
+
+            fn insert_affinity(
+                &self,
+                key: &<$family as Family>::AffinityKey,
+                entry: &AffinityEntry,
+            ) -> Result<(), InsertError> {
+                Lookup::<$family>::insert_affinity(&self.0, key, entry)
+            }
+
+            fn remove_affinity(&self, key: &<$family as Family>::AffinityKey) {
+                Lookup::<$family>::remove_affinity(&self.0, key);
             }
 
             fn masquerade_address(&self, interface: u32) -> Option<<$family as Family>::Address> {

@@ -119,6 +119,15 @@ pub enum ModelError {
         /// How many backends with a weight above 0 it has, those that drain too.
         backends: usize,
     },
+    /// A client is remembered for a second at least, and for a week at most.
+    #[error(
+        "affinity for {seconds} s is out of range: give 1 to {most} s, or no affinity",
+        most = super::AffinityTimeout::MAX.seconds()
+    )]
+    AffinityTimeout {
+        /// The time-out as it was given, in seconds.
+        seconds: u32,
+    },
     /// Source NAT needs ports that the host's own services do not use.
     #[error(
         "ports {first} to {last} for source NAT: the first must be 1024 or above, and the last not below it"

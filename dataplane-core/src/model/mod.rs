@@ -15,6 +15,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod affinity;
 mod backend;
 mod choice;
 mod error;
@@ -23,6 +24,7 @@ mod masquerade;
 mod name;
 mod service;
 
+pub use affinity::{Affinity, AffinityTimeout};
 pub use backend::{Backend, BackendState, Locality, Weight};
 pub use choice::{Choice, MaglevSize};
 pub use error::ModelError;

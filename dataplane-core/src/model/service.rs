@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
-use super::{Backend, Choice, Frontend, IpFamily, Masquerade, ModelError, ServiceName};
+use super::{Affinity, Backend, Choice, Frontend, IpFamily, Masquerade, ModelError, ServiceName};
 
 /// Frontends and the backends that their packets are sent to.
 ///
@@ -18,6 +18,7 @@ pub struct Service {
     backends: Vec<Backend>,
     choice: Choice,
     masquerade: Masquerade,
+    affinity: Affinity,
 }
 
 impl Service {
@@ -32,6 +33,7 @@ impl Service {
             backends: Vec::new(),
             choice: Choice::default(),
             masquerade: Masquerade::default(),
+            affinity: Affinity::default(),
         }
     }
 
@@ -60,6 +62,11 @@ impl Service {
         self.masquerade
     }
 
+    /// Whether clients come to the same backend again.
+    pub fn affinity(&self) -> Affinity {
+        self.affinity
+    }
+
     /// The family of all its addresses.
     pub fn family(&self) -> IpFamily {
         self.frontends.first().map_or(IpFamily::V4, Frontend::family)
@@ -75,6 +82,7 @@ pub struct ServiceBuilder {
     backends: Vec<Backend>,
     choice: Choice,
     masquerade: Masquerade,
+    affinity: Affinity,
 }
 
 impl ServiceBuilder {
@@ -114,12 +122,18 @@ impl ServiceBuilder {
         self
     }
 
+    /// Sets whether clients come to the same backend again: not by default.
+    pub fn affinity(mut self, affinity: Affinity) -> Self {
+        self.affinity = affinity;
+        self
+    }
+
     /// Checks everything and makes the service.
     ///
     /// # Errors
     /// [`ModelError`] names the first rule that is broken, in the order name, frontends, backends, choice.
     pub fn build(self) -> Result<Service, ModelError> {
-        let Self { name, frontends, backends, choice, masquerade } = self;
+        let Self { name, frontends, backends, choice, masquerade, affinity } = self;
         let service = ServiceName::new(&name)?;
         let Some(first) = frontends.first() else {
             return Err(ModelError::NoFrontend { service });
@@ -165,7 +179,7 @@ impl ServiceBuilder {
                 return Err(ModelError::MaglevTooSmall { service, places: size.get(), backends: weighted });
             }
         }
-        Ok(Service { name: service, frontends, backends, choice, masquerade })
+        Ok(Service { name: service, frontends, backends, choice, masquerade, affinity })
     }
 }
 

@@ -2,14 +2,15 @@
 
 use super::{
     Backend, DropReason, Environment, Headers, Hook, PassReason, Seen, Tick, Verdict,
+    affinity::{Visit, recall, remember},
     port_range::PortRange,
     seen::{is_opening, is_over},
     workspace::Workspace,
 };
 use crate::{
     abi::{
-        BackendRef, LIST_MASQUERADE, LIST_MASQUERADE_LOCAL, SLOT_HEADER_WORDS, SLOT_LINE_WORDS,
-        SLOT_SEED_WORD, ServiceRef, ServiceWord, SlotHeader,
+        BackendRef, LIST_AFFINITY, LIST_MASQUERADE, LIST_MASQUERADE_LOCAL, SLOT_HEADER_WORDS,
+        SLOT_LINE_WORDS, SLOT_SEED_WORD, ServiceRef, ServiceWord, SlotHeader,
     },
     tables::{Family, Flow, FlowEntry, Lookup, Place, Tuple},
     wire::Be16,
@@ -75,7 +76,8 @@ where
     if !headers.consistent {
         return Decision::Refuse(DropReason::Malformed, frontend);
     }
-    let Some(Chosen { backend_ref, mut backend, list_flags }) = choose::<F, E>(&headers.tuple, list, env)
+    let Some(Chosen { backend_ref, mut backend, list_flags }) =
+        choose::<F, E>(&headers.tuple, frontend, list, env, now)
     else {
         return Decision::Refuse(DropReason::NoBackend, frontend);
     };
@@ -225,18 +227,40 @@ where
     Some((found.index(), word.base().wrapping_mul(SLOT_LINE_WORDS)))
 }
 
-/// Chooses a backend from the list that begins at slot `list`: at random, or by the flow's place in the Maglev table.
+/// Chooses a backend from the list of a frontend, which begins at slot `list`: the one that the client came to before,
+/// where the service has affinity and it holds.
 #[inline(always)]
-fn choose<F, E>(tuple: &F::Tuple, list: u32, env: &E) -> Option<Chosen<F>>
+fn choose<F, E>(tuple: &F::Tuple, frontend: u32, list: u32, env: &E, now: Tick) -> Option<Chosen<F>>
 where
     F: Family,
     E: Environment + Lookup<F>,
 {
     let header = SlotHeader(Lookup::<F>::slot(env, list)?);
-    let entries = header.entries();
+    let (entries, list_flags) = (header.entries(), header.flags());
     if entries == 0 {
         return None;
     }
+    let backend_ref = if list_flags & LIST_AFFINITY == 0 {
+        pick::<F, E>(tuple, list, header, env)?
+    } else {
+        let visit = Visit { key: F::affinity_key(tuple.source(), frontend), list, entries };
+        match recall::<F, E>(&visit, env, now) {
+            Some(backend_ref) => backend_ref,
+            None => remember::<F, E>(&visit, pick::<F, E>(tuple, list, header, env)?, env, now),
+        }
+    };
+    let backend = Lookup::<F>::backend(env, backend_ref)?;
+    Some(Chosen { backend_ref, backend, list_flags })
+}
+
+/// Picks a backend from a list with this header: at random, or by the flow's place in the Maglev table.
+#[inline(always)]
+fn pick<F, E>(tuple: &F::Tuple, list: u32, header: SlotHeader, env: &E) -> Option<BackendRef>
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    let entries = header.entries();
     let first = list.wrapping_add(SLOT_HEADER_WORDS);
     let pick = if header.table() == 0 {
         spread(env.random(), entries)
@@ -252,9 +276,7 @@ where
         }
         pick
     };
-    let backend_ref = BackendRef(Lookup::<F>::slot(env, first.wrapping_add(pick))?);
-    let backend = Lookup::<F>::backend(env, backend_ref)?;
-    Some(Chosen { backend_ref, backend, list_flags: header.flags() })
+    Lookup::<F>::slot(env, first.wrapping_add(pick)).map(BackendRef)
 }
 
 /// The backend of a new flow.

@@ -12,6 +12,7 @@
 //! [`process`] is the whole of it; in the kernel it is parted into programs, one for each [`Stage`]. Cost: an established flow is one hash lookup, a new one two and two inserts; a
 //! packet of no service two lookups. None of it depends on the number of services, backends or flows.
 
+mod affinity;
 mod answer;
 mod collect;
 mod commit;

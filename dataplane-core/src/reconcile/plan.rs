@@ -95,7 +95,7 @@ mod tests {
     use crate::{
         abi::BackendRef,
         compile::{BackendKey, BackendRow, ListKind, ListRow},
-        model::{Frontend, IpFamily, Masquerade, Protocol},
+        model::{Affinity, Frontend, IpFamily, Masquerade, Protocol},
     };
 
     fn frontend(index: u32) -> FrontendRow {
@@ -116,6 +116,7 @@ mod tests {
                 entries: backends.iter().map(|&b| BackendRef::new(b, 1)).collect(),
                 kind: ListKind::Random,
                 masquerade: Masquerade::Never,
+                affinity: Affinity::None,
             }),
             frontends: frontends.iter().copied().map(frontend).collect(),
         }

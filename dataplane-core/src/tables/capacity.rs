@@ -22,22 +22,38 @@ pub struct Capacity {
     /// Connections of each family whose source is translated: the reservations of their ports. New ones are refused when
     /// it is full.
     pub nat: u32,
+    /// Clients of each family that services with affinity remember. The oldest ones go when it is full.
+    pub affinity: u32,
 }
 
 impl Default for Capacity {
-    /// 65,536 frontends and backends of each family, 2^20 slot words, 2^18 conntrack entries
-    /// and 2^17 reservations of each family.
+    /// 65,536 frontends and backends of each family, 2^20 slot words, 2^18 conntrack entries,
+    /// 2^17 reservations and 65,536 clients with an affinity of each family.
     ///
-    /// In the kernel that is 8 MiB of slots, 3 MiB of backends, some 70 MiB of conntrack and 35 MiB of reservations (allocated
-    /// up front), 12 MiB of frontends, and 3 MiB of counters for each CPU.
+    /// In the kernel that is 8 MiB of slots, 3 MiB of backends, some 70 MiB of conntrack and 35 MiB of reservations and 12 MiB of
+    /// affinities (allocated up front), 12 MiB of frontends, and 3 MiB of counters for each CPU.
     fn default() -> Self {
-        Self { frontends: 1 << 16, slots: 1 << 20, backends: 1 << 16, conntrack: 1 << 18, nat: 1 << 17 }
+        Self {
+            frontends: 1 << 16,
+            slots: 1 << 20,
+            backends: 1 << 16,
+            conntrack: 1 << 18,
+            nat: 1 << 17,
+            affinity: 1 << 16,
+        }
     }
 }
 
 impl Capacity {
     /// Small tables, for tests and for looking at full ones.
     pub const fn small() -> Self {
-        Self { frontends: 64, slots: 1 << 10, backends: 64, conntrack: 1 << 10, nat: 1 << 9 }
+        Self {
+            frontends: 64,
+            slots: 1 << 10,
+            backends: 64,
+            conntrack: 1 << 10,
+            nat: 1 << 9,
+            affinity: 1 << 9,
+        }
     }
 }

@@ -4,8 +4,8 @@ use core::{fmt::Debug, hash::Hash};
 
 use crate::{
     abi::{
-        BackendRef, FLOW_LOCAL, FLOW_MASQUERADED, FLOW_REPLY, FlowV4, FlowV6, ServiceKeyV4, ServiceKeyV6,
-        StateWord, TupleV4, TupleV6,
+        AffinityKeyV4, AffinityKeyV6, BackendRef, FLOW_LOCAL, FLOW_MASQUERADED, FLOW_REPLY, FlowV4, FlowV6,
+        ServiceKeyV4, ServiceKeyV6, StateWord, TupleV4, TupleV6,
     },
     pipeline::{Backend, Direction, Seen, Tick},
     wire::{Be16, Delta, Header, Ipv4Address, Ipv6Address},
@@ -25,6 +25,8 @@ pub trait Family: Copy + Debug + Default + PartialEq + Eq + Send + Sync + Sized 
     type Address: Header + Debug + PartialEq + Eq + Hash + Send + Sync;
     /// Key of the table of frontends.
     type ServiceKey: Copy + Debug + PartialEq + Eq + Hash + Send + Sync;
+    /// Key of the affinity table.
+    type AffinityKey: Copy + Debug + PartialEq + Eq + Hash + Send + Sync;
     /// Key of the conntrack table.
     type Tuple: Tuple<Self> + Copy + Debug + Default + PartialEq + Eq + Hash + Send + Sync;
     /// Value of the conntrack table.
@@ -35,6 +37,12 @@ pub trait Family: Copy + Debug + Default + PartialEq + Eq + Send + Sync + Sized 
 
     /// The tag of a frontend's key.
     fn service_tag(key: &Self::ServiceKey) -> u32;
+
+    /// The key of a client of the frontend with this index.
+    fn affinity_key(client: Self::Address, frontend: u32) -> Self::AffinityKey;
+
+    /// The tag of a client's key.
+    fn affinity_tag(key: &Self::AffinityKey) -> u32;
 }
 
 /// From whom to whom: one direction of a connection, as one hook sees it. The key of its conntrack entry.
@@ -154,10 +162,11 @@ pub trait Flow<F: Family>: Sized {
 }
 
 macro_rules! family {
-    ($family:ty, $address:ty, $service:ident, $tuple:ident, $flow:ident, $replace:ident) => {
+    ($family:ty, $address:ty, $service:ident, $affinity:ident, $tuple:ident, $flow:ident, $replace:ident) => {
         impl Family for $family {
             type Address = $address;
             type ServiceKey = $service;
+            type AffinityKey = $affinity;
             type Tuple = $tuple;
             type Flow = $flow;
 
@@ -168,6 +177,16 @@ macro_rules! family {
 
             #[inline(always)]
             fn service_tag(key: &$service) -> u32 {
+                key.tag()
+            }
+
+            #[inline(always)]
+            fn affinity_key(client: $address, frontend: u32) -> $affinity {
+                $affinity { client, frontend }
+            }
+
+            #[inline(always)]
+            fn affinity_tag(key: &$affinity) -> u32 {
                 key.tag()
             }
         }
@@ -399,5 +418,5 @@ macro_rules! family {
     };
 }
 
-family!(V4, Ipv4Address, ServiceKeyV4, TupleV4, FlowV4, replace_v4);
-family!(V6, Ipv6Address, ServiceKeyV6, TupleV6, FlowV6, replace_v6);
+family!(V4, Ipv4Address, ServiceKeyV4, AffinityKeyV4, TupleV4, FlowV4, replace_v4);
+family!(V6, Ipv6Address, ServiceKeyV6, AffinityKeyV6, TupleV6, FlowV6, replace_v6);

@@ -2,7 +2,7 @@
 
 use super::{Family, Place};
 use crate::{
-    abi::{BackendRef, ServiceRef, ServiceWord, StateWord},
+    abi::{AffinityEntry, AffinityHead, BackendRef, ServiceRef, ServiceWord, StateWord},
     pipeline::{Backend, Tick},
 };
 
@@ -13,6 +13,8 @@ use crate::{
 pub trait Lookup<F: Family> {
     /// A conntrack entry that was found.
     type Entry: FlowEntry<F>;
+    /// An affinity that was found.
+    type Affinity: AffinityCell;
 
     /// Where the word of a frontend is.
     fn service(&self, key: &F::ServiceKey) -> Option<ServiceRef>;
@@ -38,6 +40,18 @@ pub trait Lookup<F: Family> {
     /// Takes an entry out.
     fn remove_flow(&self, place: Place, tuple: &F::Tuple);
 
+    /// The affinity of a client.
+    fn affinity(&self, key: &F::AffinityKey) -> Option<Self::Affinity>;
+
+    /// Puts an affinity in unless there is one.
+    ///
+    /// # Errors
+    /// [`InsertError::Exists`]: read that one and use it. [`InsertError::Full`]: there is no room.
+    fn insert_affinity(&self, key: &F::AffinityKey, entry: &AffinityEntry) -> Result<(), InsertError>;
+
+    /// Takes an affinity out.
+    fn remove_affinity(&self, key: &F::AffinityKey);
+
     /// The address that flows get as their source which leave through this interface.
     fn masquerade_address(&self, interface: u32) -> Option<F::Address>;
 
@@ -61,6 +75,19 @@ pub trait FlowEntry<F: Family> {
     fn last_seen(&self) -> Tick;
 
     /// Notes that a packet was seen. On an entry that was recycled meanwhile this keeps another flow for longer, which
+    /// does no harm.
+    fn touch(&self, now: Tick);
+}
+
+/// An affinity in its table. It may be recycled for another client at any time.
+pub trait AffinityCell {
+    /// A copy, if it is that of the key with this tag from its first to its last word.
+    fn read(&self, tag: u32) -> Option<AffinityEntry>;
+
+    /// Replaces the head if it is still `current`; tells whether it did.
+    fn exchange_head(&self, current: AffinityHead, new: AffinityHead) -> bool;
+
+    /// Notes that the client came. On an entry that was recycled meanwhile this keeps another client's for longer, which
     /// does no harm.
     fn touch(&self, now: Tick);
 }

@@ -18,7 +18,7 @@ pub use claim::Claim;
 #[cfg(feature = "std")]
 pub(crate) use claim::Claimed;
 pub use family::{Family, Flow, Place, Tuple, V4, V6};
-pub use lookup::{FlowEntry, InsertError, Lookup};
+pub use lookup::{AffinityCell, FlowEntry, InsertError, Lookup};
 #[cfg(feature = "std")]
 pub use store::{
     BatchError, Cause, Counters, Entries, FlowTable, HashTable, Moment, Operation, ScanPosition, Store,

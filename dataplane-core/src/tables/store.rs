@@ -3,8 +3,8 @@
 use super::Claim;
 use crate::{
     abi::{
-        CONFIG_WORDS, FlowV4, FlowV6, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, Setting,
-        TupleV4, TupleV6,
+        AffinityEntry, AffinityKeyV4, AffinityKeyV6, CONFIG_WORDS, FlowV4, FlowV6, ServiceCounters,
+        ServiceKeyV4, ServiceKeyV6, ServiceRef, Setting, TupleV4, TupleV6,
     },
     pipeline::{Fate, Hook, Revoked, Tick, Verdict},
 };
@@ -134,6 +134,16 @@ pub trait Store: Send + Sync + 'static {
         self.tables().reservations_v6
     }
 
+    /// Clients of IPv4 services with affinity. Those whose time is over are among them until others need their room.
+    fn affinity_v4(&self) -> &dyn HashTable<AffinityKeyV4, AffinityEntry> {
+        self.tables().affinity_v4
+    }
+
+    /// Clients of IPv6 services with affinity. See [`Self::affinity_v4`].
+    fn affinity_v6(&self) -> &dyn HashTable<AffinityKeyV6, AffinityEntry> {
+        self.tables().affinity_v6
+    }
+
     /// [`MasqueradeEntry`](crate::abi::MasqueradeEntry)s; three words wide.
     fn masquerade(&self) -> &dyn WordArray {
         self.tables().masquerade
@@ -182,6 +192,10 @@ pub struct Tables<'a> {
     pub reservations_v4: &'a dyn FlowTable<TupleV4, FlowV4>,
     /// Reserved ports of IPv6 connections, as the collector sees them.
     pub reservations_v6: &'a dyn FlowTable<TupleV6, FlowV6>,
+    /// Clients of IPv4 services with affinity.
+    pub affinity_v4: &'a dyn HashTable<AffinityKeyV4, AffinityEntry>,
+    /// Clients of IPv6 services with affinity.
+    pub affinity_v6: &'a dyn HashTable<AffinityKeyV6, AffinityEntry>,
     /// [`MasqueradeEntry`](crate::abi::MasqueradeEntry)s; three words wide.
     pub masquerade: &'a dyn WordArray,
     /// Counters of packets.

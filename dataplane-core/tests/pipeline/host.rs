@@ -3,9 +3,9 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use dataplane_core::{
-    abi::{BackendRef, FLOW_REPLY, ServiceCounters},
+    abi::{BackendRef, FLOW_REPLY, LIST_AFFINITY, ServiceCounters},
     memory::{MemoryTables, Outcome, SimulatedInterface, Simulator, Target},
-    pipeline::{Hook, Verdict},
+    pipeline::{Hook, Tick, Verdict},
     tables::{Capacity, Store},
 };
 use dataplane_testkit::{
@@ -80,6 +80,12 @@ impl Host {
     /// What the lists that are written from now on say of how flows are treated.
     pub fn list_flags(&mut self, flags: u16) {
         self.filler.list_flags = flags;
+    }
+
+    /// Lists that are written from now on have clients remembered for so long.
+    pub fn affinity(&mut self, timeout: Duration) {
+        self.filler.list_flags |= LIST_AFFINITY;
+        self.filler.affinity = Tick::ticks_of_milliseconds(timeout.as_millis() as u64);
     }
 
     pub fn backend(&mut self, address: &str) -> BackendRef {

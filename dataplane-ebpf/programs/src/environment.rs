@@ -4,8 +4,8 @@ use core::{cell::Cell, ffi::c_void};
 
 use dataplane_core::{
     abi::{
-        BackendRef, InterfaceEntry, ServiceCounters, ServiceRef, ServiceWord, Setting, StateWord, TestInput,
-        counter_index,
+        AffinityEntry, BackendRef, InterfaceEntry, ServiceCounters, ServiceRef, ServiceWord, Setting,
+        StateWord, TestInput, counter_index,
     },
     pipeline::{
         AnswerBudget, Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Stage, Steps, Tick,
@@ -65,6 +65,7 @@ macro_rules! family {
     ($family:ty, $maps:ident, $route:ident, $is_bound:ident) => {
         impl Lookup<$family> for Kernel {
             type Entry = maps::$maps::Entry;
+            type Affinity = maps::Affinity;
 
             #[inline(always)]
             fn service(&self, key: &<$family as Family>::ServiceKey) -> Option<ServiceRef> {
@@ -105,6 +106,25 @@ macro_rules! family {
             #[inline(always)]
             fn remove_flow(&self, place: Place, tuple: &<$family as Family>::Tuple) {
                 maps::$maps::remove_flow(place, tuple);
+            }
+
+            #[inline(always)]
+            fn affinity(&self, key: &<$family as Family>::AffinityKey) -> Option<maps::Affinity> {
+                maps::$maps::affinity(key)
+            }
+
+            #[inline(always)]
+            fn insert_affinity(
+                &self,
+                key: &<$family as Family>::AffinityKey,
+                entry: &AffinityEntry,
+            ) -> Result<(), InsertError> {
+                maps::$maps::insert_affinity(key, entry)
+            }
+
+            #[inline(always)]
+            fn remove_affinity(&self, key: &<$family as Family>::AffinityKey) {
+                maps::$maps::remove_affinity(key);
             }
 
             #[inline(always)]

@@ -17,13 +17,13 @@ use aya_ebpf::{
 };
 use dataplane_core::{
     abi::{
-        BackendV4, BackendV6, COLLECTOR_WORDS, CONFIG_WORDS, COUNTERS as COUNTER_COUNT, CollectorWord,
-        FlowV4, FlowV6, INTERFACE_PLACES, InterfaceEntry, MasqueradeEntry, SUSPECTS, ServiceCounters,
-        ServiceKeyV4, ServiceKeyV6, ServiceRef, StateWord, SuspectV4, SuspectV6, TEST_INPUT_WORDS, TestInput,
-        TupleV4, TupleV6,
+        AffinityEntry, AffinityHead, AffinityKeyV4, AffinityKeyV6, BackendV4, BackendV6, COLLECTOR_WORDS,
+        CONFIG_WORDS, COUNTERS as COUNTER_COUNT, CollectorWord, FlowV4, FlowV6, INTERFACE_PLACES,
+        InterfaceEntry, MasqueradeEntry, SUSPECTS, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef,
+        StateWord, SuspectV4, SuspectV6, TEST_INPUT_WORDS, TestInput, TupleV4, TupleV6,
     },
     pipeline::{AnswerBudget, Fate, Hook, Seen, Stage, Tick, Workspaces},
-    tables::{Flow, InsertError, Place},
+    tables::{AffinityCell, Flow, InsertError, Place},
 };
 
 use crate::helpers::{RouteRoom, SumRoom};
@@ -33,6 +33,7 @@ const SLOT_WORDS: usize = 1 << 20;
 const BACKENDS: usize = 1 << 16;
 const FLOWS: usize = 1 << 18;
 const RESERVATIONS: usize = 1 << 17;
+const CLIENTS: usize = 1 << 16;
 const SUM_WORDS: usize = size_of::<SumRoom>() / 8;
 const ROOM_WORDS: usize = size_of::<Room>().div_ceil(8);
 /// `BPF_F_MMAPABLE`, Linux 5.5.
@@ -58,6 +59,10 @@ static CONNTRACK_V6: LruHashMap<TupleV6, FlowV6, FLOWS> = LruHashMap::new();
 static NAT_V4: HashMap<TupleV4, FlowV4, RESERVATIONS> = HashMap::new();
 #[btf_map(name = "nat_v6")]
 static NAT_V6: HashMap<TupleV6, FlowV6, RESERVATIONS> = HashMap::new();
+#[btf_map(name = "affinity_v4")]
+static AFFINITY_V4: LruHashMap<AffinityKeyV4, AffinityEntry, CLIENTS> = LruHashMap::new();
+#[btf_map(name = "affinity_v6")]
+static AFFINITY_V6: LruHashMap<AffinityKeyV6, AffinityEntry, CLIENTS> = LruHashMap::new();
 #[btf_map(name = "masquerade")]
 static MASQUERADE: Array<[u64; 3], { INTERFACE_PLACES as usize }, MAPPED> = Array::new();
 #[btf_map(name = "config")]
@@ -253,9 +258,63 @@ pub fn count_service(index: u32, add: impl FnOnce(&mut ServiceCounters)) {
     }
 }
 
+const NO_EXIST: u64 = 1;
+
+/// What a map says of an insert that must not replace anything.
+#[inline(always)]
+fn inserted(result: Result<(), i32>) -> Result<(), InsertError> {
+    const EEXIST: i32 = -17;
+    match result {
+        Ok(()) => Ok(()),
+        Err(EEXIST) => Err(InsertError::Exists),
+        Err(_) => Err(InsertError::Full),
+    }
+}
+
+/// Replaces an entry's first word, if it is still `current`; tells whether it did.
+///
+/// # Safety
+/// The pointer is to a value of a map, aligned to 8 bytes, valid for this run; every change of the word in a live entry is
+/// such a swap.
+#[inline(always)]
+unsafe fn exchange(first: *mut u64, current: u64, new: u64) -> bool {
+    // SAFETY: as the caller promises.
+    let (_, swapped) = unsafe {
+        atomic_cxchg::<u64, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(first, current, new)
+    };
+    swapped
+}
+
+/// An affinity, in its map.
+#[derive(Clone, Copy)]
+pub struct Affinity(*mut AffinityEntry);
+
+impl AffinityCell for Affinity {
+    #[inline(always)]
+    fn read(&self, tag: u32) -> Option<AffinityEntry> {
+        let words = copy(self.0.cast::<[u64; size_of::<AffinityEntry>() / 8]>().cast_const());
+        let entry: AffinityEntry = zerocopy::transmute!(words);
+        // SAFETY: as in `copy`. The first word once more, as of a flow.
+        let again = unsafe { read_volatile(self.0.cast::<u64>()) };
+        if entry.has_tag(tag) && again == entry.head.0 { Some(entry) } else { None }
+    }
+
+    #[inline(always)]
+    fn exchange_head(&self, current: AffinityHead, new: AffinityHead) -> bool {
+        // SAFETY: the first field of a value that was found.
+        unsafe { exchange(self.0.cast(), current.0, new.0) }
+    }
+
+    #[inline(always)]
+    fn touch(&self, now: Tick) {
+        // SAFETY: a field within the value, aligned; a store of 4 bytes that others may overwrite.
+        unsafe { write_volatile(addr_of_mut!((*self.0).last_seen), now.0) };
+    }
+}
+
 /// The maps of one family.
 macro_rules! family {
-    ($module:ident, $services:ident, $service_key:ty, $backends:ident, $backend:ty, $conntrack:ident, $nat:ident, $tuple:ty,
+    ($module:ident, $services:ident, $service_key:ty, $backends:ident, $backend:ty, $conntrack:ident, $nat:ident, $affinity:ident, $affinity_key:ty, $tuple:ty,
      $flow:ident, $suspects:ident, $suspect:ident) => {
         pub mod $module {
             use super::*;
@@ -290,17 +349,26 @@ macro_rules! family {
 
             #[inline(always)]
             pub fn insert_flow(place: Place, tuple: &$tuple, flow: &$flow) -> Result<(), InsertError> {
-                const NO_EXIST: u64 = 1;
-                const EEXIST: i32 = -17;
-                let inserted = match place {
+                inserted(match place {
                     Place::Conntrack => $conntrack.insert(tuple, flow, NO_EXIST),
                     Place::Nat => $nat.insert(tuple, flow, NO_EXIST),
-                };
-                match inserted {
-                    Ok(()) => Ok(()),
-                    Err(EEXIST) => Err(InsertError::Exists),
-                    Err(_) => Err(InsertError::Full),
-                }
+                })
+            }
+
+            #[inline(always)]
+            pub fn affinity(key: &$affinity_key) -> Option<Affinity> {
+                $affinity.get_ptr_mut(key).map(Affinity)
+            }
+
+            #[inline(always)]
+            pub fn insert_affinity(key: &$affinity_key, entry: &AffinityEntry) -> Result<(), InsertError> {
+                inserted($affinity.insert(key, entry, NO_EXIST))
+            }
+
+            #[inline(always)]
+            pub fn remove_affinity(key: &$affinity_key) {
+                // The only way to fail is that it is gone.
+                $affinity.remove(key).unwrap_or(());
             }
 
             #[inline(always)]
@@ -350,16 +418,8 @@ macro_rules! family {
 
                 #[inline(always)]
                 pub fn exchange_state(&self, current: StateWord, new: StateWord) -> bool {
-                    // SAFETY: the first field, a word aligned to 8 bytes, valid for this run; every change of it in a
-                    // live entry is such a swap.
-                    let (_, swapped) = unsafe {
-                        atomic_cxchg::<u64, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(
-                            self.0.cast(),
-                            current.0,
-                            new.0,
-                        )
-                    };
-                    swapped
+                    // SAFETY: the first field of a value that was found.
+                    unsafe { exchange(self.0.cast(), current.0, new.0) }
                 }
 
                 #[inline(always)]
@@ -386,6 +446,8 @@ family!(
     BackendV4,
     CONNTRACK_V4,
     NAT_V4,
+    AFFINITY_V4,
+    AffinityKeyV4,
     TupleV4,
     FlowV4,
     SUSPECTS_V4,
@@ -399,6 +461,8 @@ family!(
     BackendV6,
     CONNTRACK_V6,
     NAT_V6,
+    AFFINITY_V6,
+    AffinityKeyV6,
     TupleV6,
     FlowV6,
     SUSPECTS_V6,

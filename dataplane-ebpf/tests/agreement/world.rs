@@ -7,7 +7,7 @@ use std::{
 
 use dataplane_core::{
     abi::{
-        BackendRef, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry, LIST_MASQUERADE,
+        BackendRef, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry, LIST_AFFINITY, LIST_MASQUERADE,
         LIST_MASQUERADE_LOCAL, MasqueradeEntry,
     },
     memory::{MemoryTables, SimulatedInterface, Simulator, Target},
@@ -101,8 +101,14 @@ impl World {
         let far = Namespace::new("agreement far").unwrap();
         host.sysctls(&[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")]).unwrap();
         let ports = ["front", "back", "slow", "stop"].map(|name| port(&host, &far, name));
-        let capacity =
-            Capacity { conntrack: 1 << 18, frontends: 64, slots: 1 << 16, backends: 2048, nat: 1 << 16 };
+        let capacity = Capacity {
+            conntrack: 1 << 18,
+            frontends: 64,
+            slots: 1 << 16,
+            backends: 2048,
+            nat: 1 << 16,
+            affinity: 1 << 16,
+        };
         let ports_of_nat = NatPorts::new(NAT_PORTS).unwrap();
         let builder = EbpfDataplane::builder().unpinned().capacity(capacity).nat_ports(ports_of_nat);
         let kernel = host.run(|| TestDataplane::open(builder)).unwrap();
@@ -206,13 +212,19 @@ impl World {
     }
 
     fn point(&mut self, service: FilledService, family: usize, rng: &mut Rng) {
-        let flags =
+        let mut flags =
             *rng.pick(&[0, LIST_MASQUERADE, LIST_MASQUERADE, LIST_MASQUERADE | LIST_MASQUERADE_LOCAL]);
-        self.fillers.iter_mut().for_each(|filler| filler.list_flags = flags);
+        if rng.chance(50) {
+            flags |= LIST_AFFINITY;
+        }
+        // From a tick to two minutes.
+        let affinity = 1 << rng.below(10);
+        self.fillers.iter_mut().for_each(|filler| (filler.list_flags, filler.affinity) = (flags, affinity));
         let empty = self.services.iter().filter(|(f, _)| *f == family).map(|(_, s)| s.index).max()
             == Some(service.index);
         let count = if empty || rng.chance(3) { 0 } else { 1 + rng.below(2 * self.backends[family].len()) };
-        let list: Vec<_> = (0..count).map(|_| rng.pick(&self.backends[family]).1).collect();
+        let mut list: Vec<_> = (0..count).map(|_| rng.pick(&self.backends[family]).1).collect();
+        list.sort_unstable_by_key(|backend| backend.index());
         let (memory, kernel) = self.stores();
         if list.is_empty() || rng.chance(40) {
             self.fillers[0].point(&*memory, service, &list).unwrap();

@@ -88,6 +88,7 @@ impl Torn {
             backends: 8_000,
             conntrack: 1 << 16,
             nat: 8,
+            affinity: 8,
         };
         let plane = net.balancer.run(|| {
             let uplink = Uplink::named("to-client").xdp(XdpMode::Off);

@@ -295,8 +295,14 @@ fn agent() {
         |variable| -> Vec<String> { env::var(variable).unwrap().split(' ').map(str::to_owned).collect() };
     let hooks = env::var(HOOKS).unwrap();
     // Room for all flows that can come from one client's ports: none is to be lost to the end of another one.
-    let capacity =
-        Capacity { frontends: 1024, slots: 1 << 14, backends: 1024, conntrack: 1 << 18, nat: 1 << 17 };
+    let capacity = Capacity {
+        frontends: 1024,
+        slots: 1 << 14,
+        backends: 1024,
+        conntrack: 1 << 18,
+        nat: 1 << 17,
+        affinity: 1 << 17,
+    };
     let pins = PinDir::new(env::var(PINS).unwrap()).unwrap();
     let mut builder = EbpfDataplane::builder().pins(pins).capacity(capacity);
     for name in list(UPLINKS) {

@@ -54,8 +54,14 @@ pub struct World {
 impl World {
     pub fn new() -> Self {
         // Room for whatever the longest sequence wants at once, what waits for its grace period included.
-        let capacity =
-            Capacity { frontends: 64, slots: 1 << 13, backends: 128, conntrack: 1 << 10, nat: 1 << 9 };
+        let capacity = Capacity {
+            frontends: 64,
+            slots: 1 << 13,
+            backends: 128,
+            conntrack: 1 << 10,
+            nat: 1 << 9,
+            affinity: 1 << 9,
+        };
         let tables = Arc::new(MemoryTables::new(capacity));
         let mut simulator = Simulator::new(Arc::clone(&tables));
         for (index, zone) in [(FRONT, 0), (BACK, 0), (ODD, 9)] {

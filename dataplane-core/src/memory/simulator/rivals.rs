@@ -6,12 +6,12 @@ use super::{SimulatedInterface, Simulator};
 use crate::{
     Controller,
     abi::{
-        BackendRef, FlowV4, InterfaceEntry, ServiceCounters, ServiceRef, ServiceWord, Setting, StateWord,
-        TupleV4,
+        AffinityEntry, BackendRef, FlowV4, InterfaceEntry, ServiceCounters, ServiceRef, ServiceWord, Setting,
+        StateWord, TupleV4,
     },
     memory::{
         MemoryPacket, MemoryTables, Target,
-        environment::{MemoryEntry, MemoryEnvironment},
+        environment::{MemoryAffinity, MemoryEntry, MemoryEnvironment},
     },
     model::{self, Frontend, Protocol, Service},
     pipeline::{
@@ -132,6 +132,7 @@ fn choices() -> [[u8; 4]; 2] {
 enum Step {
     Insert,
     Exchange,
+    Remember,
 }
 
 /// Acts before the step `step` of number `at`, counted from 1.
@@ -251,10 +252,11 @@ where
 
 impl<'a, F: Family> Lookup<F> for Rivals<'a>
 where
-    MemoryEnvironment<'a>: Lookup<F, Entry = MemoryEntry<F::Flow>>,
+    MemoryEnvironment<'a>: Lookup<F, Entry = MemoryEntry<F::Flow>, Affinity = MemoryAffinity>,
     MemoryEntry<F::Flow>: FlowEntry<F>,
 {
     type Entry = Contended<'a, F>;
+    type Affinity = MemoryAffinity;
 
     fn service(&self, key: &F::ServiceKey) -> Option<ServiceRef> {
         Lookup::<F>::service(&self.inner, key)
@@ -283,6 +285,19 @@ where
 
     fn remove_flow(&self, place: Place, tuple: &F::Tuple) {
         Lookup::<F>::remove_flow(&self.inner, place, tuple);
+    }
+
+    fn affinity(&self, key: &F::AffinityKey) -> Option<MemoryAffinity> {
+        Lookup::<F>::affinity(&self.inner, key)
+    }
+
+    fn insert_affinity(&self, key: &F::AffinityKey, entry: &AffinityEntry) -> Result<(), InsertError> {
+        (self.rival)(Step::Remember);
+        Lookup::<F>::insert_affinity(&self.inner, key, entry)
+    }
+
+    fn remove_affinity(&self, key: &F::AffinityKey) {
+        Lookup::<F>::remove_affinity(&self.inner, key);
     }
 
     fn masquerade_address(&self, interface: u32) -> Option<F::Address> {

@@ -16,7 +16,7 @@ use super::{Held, Ledger, List, Pointer, Room, Standing};
 use crate::{
     abi::{BackendRef, SLOT_HEADER_WORDS, SLOT_LINE_WORDS, ServiceRef, ServiceWord, SlotHeader, map},
     compile::{Backends, FoundBackend, Indexes, Lines, ServiceKey, list_words},
-    model::{Choice, Frontend, IpFamily, Masquerade, Service},
+    model::{Affinity, Choice, Frontend, IpFamily, Masquerade, Service},
     reconcile::{Footprint, Presence, apply::backends},
     slab::Slab,
     state::ServiceId,
@@ -139,9 +139,20 @@ impl Ledger {
         }
         self.found.serving += held.len() as u64;
         // Which of each it is, whoever claims it knows: the words are compared.
-        let (choice, masquerade, written) = (Choice::Random, Masquerade::Never, true);
+        let (choice, masquerade, affinity, written) =
+            (Choice::Random, Masquerade::Never, Affinity::None, true);
         let FoundList { words, frontends, .. } = list;
-        let list = self.lists.insert(List { family, choice, masquerade, base, lines, users, written, held });
+        let list = self.lists.insert(List {
+            family,
+            choice,
+            masquerade,
+            affinity,
+            base,
+            lines,
+            users,
+            written,
+            held,
+        });
         for frontend in frontends {
             if let Some(standing) = self.frontends.get_mut(&frontend) {
                 standing.word = Pointer::Sure(list);
@@ -173,6 +184,7 @@ impl Ledger {
         self.found.lists.remove(&list);
         let found = self.lists.get_mut(list)?;
         (found.choice, found.masquerade) = (service.choice(), service.masquerade());
+        found.affinity = service.affinity();
         let old = std::mem::replace(&mut found.held, held.into());
         for old in old {
             // The service holds all of them, a moment longer than this.
@@ -193,8 +205,9 @@ impl Ledger {
         let pool = self.backends_of(family);
         let rows: Vec<_> = held.iter().map(|held| pool.row(held.index)).collect();
         let List { base, lines, users, written, .. } = *found;
-        let masquerade = service.masquerade();
-        let wanted = List { family, choice, masquerade, base, lines, users, written, held: held.into() };
+        let (masquerade, affinity) = (service.masquerade(), service.affinity());
+        let wanted =
+            List { family, choice, masquerade, affinity, base, lines, users, written, held: held.into() };
         let row = self.list_row(&wanted, &rows);
         // A Maglev table is not made for a list of other entries.
         let entries = row.entries.iter().map(|entry| entry.0);

@@ -15,7 +15,7 @@ use crate::{
     compile::{
         BackendRow, Backends, FrontendRow, Indexes, Lines, ListKind, ListRow, Loss, Rows, Share, shares,
     },
-    model::{Choice, Frontend, IpFamily, Masquerade, Service},
+    model::{Affinity, Choice, Frontend, IpFamily, Masquerade, Service},
     slab::Slab,
     state::{Refusal, ServiceId, Traffic},
 };
@@ -105,6 +105,7 @@ struct List {
     family: IpFamily,
     choice: Choice,
     masquerade: Masquerade,
+    affinity: Affinity,
     base: u32,
     lines: u32,
     /// Words that may point to it, and the service whose current list it is.
@@ -310,8 +311,8 @@ impl Ledger {
         self.lists.get(list).is_some_and(|list| {
             let entries =
                 |held: &'_ [Held]| held.iter().filter(|held| held.is_selected()).copied().collect::<Vec<_>>();
-            (list.family, list.choice, list.masquerade)
-                == (service.family(), service.choice(), service.masquerade())
+            (list.family, list.choice, list.masquerade, list.affinity)
+                == (service.family(), service.choice(), service.masquerade(), service.affinity())
                 && (&*list.held == held || entries(&list.held) == entries(held))
         })
     }
@@ -354,9 +355,18 @@ impl Ledger {
                 capacity: words(self.lines.capacity()),
             });
         };
-        let masquerade = service.masquerade();
-        let list =
-            List { family, choice, masquerade, base, lines, users: 0, written: false, held: held.into() };
+        let (masquerade, affinity) = (service.masquerade(), service.affinity());
+        let list = List {
+            family,
+            choice,
+            masquerade,
+            affinity,
+            base,
+            lines,
+            users: 0,
+            written: false,
+            held: held.into(),
+        };
         let list = self.lists.insert(list);
         self.set_current(id, Some(list));
         Ok(list)
@@ -390,7 +400,7 @@ impl Ledger {
     /// The row of a list whose backends have these rows.
     fn list_row(&self, list: &List, backends: &[BackendRow]) -> ListRow {
         let held = || backends.iter().zip(&list.held);
-        let masquerade = list.masquerade;
+        let (masquerade, affinity) = (list.masquerade, list.affinity);
         match list.choice {
             Choice::Random => {
                 let times: usize = list.held.iter().map(|held| usize::from(held.times)).sum();
@@ -398,7 +408,13 @@ impl Ledger {
                 for (row, held) in held() {
                     entries.extend(std::iter::repeat_n(row.reference(), held.times.into()));
                 }
-                ListRow { base: list.base, entries: entries.into(), kind: ListKind::Random, masquerade }
+                ListRow {
+                    base: list.base,
+                    entries: entries.into(),
+                    kind: ListKind::Random,
+                    masquerade,
+                    affinity,
+                }
             }
             Choice::Maglev(size) => {
                 let selected = || held().filter(|(_, held)| held.is_selected());
@@ -409,6 +425,7 @@ impl Ledger {
                     entries: selected().map(|(row, _)| row.reference()).collect(),
                     kind,
                     masquerade,
+                    affinity,
                 }
             }
         }
