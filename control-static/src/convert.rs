@@ -68,7 +68,8 @@ fn service(
         let frontends = claims.iter().map(|claim| claim.frontend);
         let choice = entry.choice.map(|choice| choice.value).unwrap_or_default();
         let service = Service::builder(&name).frontends(frontends).backends(backends).choice(choice);
-        match service.masquerade(entry.masquerade.unwrap_or_default()).build() {
+        let service = service.masquerade(entry.masquerade.unwrap_or_default());
+        match service.affinity(entry.affinity.unwrap_or_default()).build() {
             Ok(service) => gathering.add(service, entry.name.at, &claims, at, context),
             Err(error @ ModelError::MaglevTooSmall { .. }) => {
                 let position = entry.choice.map_or(entry.name.at, |choice| choice.at);

@@ -6,7 +6,8 @@
 use std::{net::IpAddr, num::NonZeroU16};
 
 use dataplane_core::model::{
-    BackendState, Choice, Locality, MaglevSize, Masquerade, Protocol, ServiceName, Weight,
+    Affinity, AffinityTimeout, BackendState, Choice, Locality, MaglevSize, Masquerade, Protocol, ServiceName,
+    Weight,
 };
 use schemars::JsonSchema;
 
@@ -87,11 +88,26 @@ pub(crate) struct ServiceEntry {
     /// backends see the clients' addresses; their replies must come back through this host all the same.
     #[schemars(with = "schema::MasqueradeName", default, extend("default" = "auto"))]
     pub(crate) masquerade: Option<Masquerade>,
+    /// Whether clients come to the same backend again. `none`, where nothing is said: each connection is chosen for.
+    /// `client-ip`: the connections of one address go to one backend, as long as that takes new ones and until the address
+    /// has opened none for three hours, or for the seconds that are given.
+    #[schemars(with = "schema::AffinityForm", default, extend("default" = "none"))]
+    pub(crate) affinity: Option<Affinity>,
 }
 
 impl ServiceEntry {
-    pub(crate) const FIELDS: [&str; 9] =
-        ["name", "address", "addresses", "port", "protocol", "ports", "backends", "choice", "masquerade"];
+    pub(crate) const FIELDS: [&str; 10] = [
+        "name",
+        "address",
+        "addresses",
+        "port",
+        "protocol",
+        "ports",
+        "backends",
+        "choice",
+        "masquerade",
+        "affinity",
+    ];
 }
 
 /// A choice with its settings. The short form is its name.
@@ -106,6 +122,19 @@ pub(crate) struct ChoiceEntry {
 
 impl ChoiceEntry {
     pub(crate) const FIELDS: [&str; 1] = ["maglev"];
+}
+
+/// An affinity with its settings. The short form is its name.
+#[derive(Clone, Copy, Debug, JsonSchema)]
+#[schemars(rename = "Affinity", deny_unknown_fields)]
+pub(crate) struct AffinityEntry {
+    /// For how many seconds a client is remembered after it last opened a connection: 1 to 604800, a week.
+    #[schemars(rename = "client-ip", with = "schema::AffinitySeconds")]
+    pub(crate) client_ip: AffinityTimeout,
+}
+
+impl AffinityEntry {
+    pub(crate) const FIELDS: [&str; 1] = ["client-ip"];
 }
 
 /// A port that clients connect to. The short form is the number alone, for tcp.

@@ -6,12 +6,15 @@ use std::{
 };
 
 use dataplane_core::model::{
-    BackendState, Choice, Locality, MaglevSize, Masquerade, ModelError, Protocol, ServiceName, Weight,
+    Affinity, AffinityTimeout, BackendState, Choice, Locality, MaglevSize, Masquerade, ModelError, Protocol,
+    ServiceName, Weight,
 };
 
 use crate::{
     context::{Context, Path, excerpt},
-    document::{BackendEntry, ChoiceEntry, Document, Item, Located, PortEntry, Removals, ServiceEntry},
+    document::{
+        AffinityEntry, BackendEntry, ChoiceEntry, Document, Item, Located, PortEntry, Removals, ServiceEntry,
+    },
     errors::{Position, Problem},
     yaml::{Node, Value, is_null},
 };
@@ -43,7 +46,7 @@ const LIST_OF_BACKENDS: &str = "a list of backends, or `[]` for none on purpose"
 
 fn service(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Option<ServiceEntry> {
     let expected = "a service: a mapping with `name`, `address`, `port` and `backends`";
-    let [name, address, addresses, port, protocol, ports, backends, choice, masquerade] =
+    let [name, address, addresses, port, protocol, ports, backends, choice, masquerade, affinity] =
         fields(node, at, &ServiceEntry::FIELDS, expected, context)?;
 
     let excluded = [
@@ -89,6 +92,7 @@ fn service(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Option<S
             [("auto", Masquerade::Auto), ("always", Masquerade::Always), ("never", Masquerade::Never)];
         one_of(node, at.field("masquerade"), &names, "`auto`, `always` or `never`", context)
     });
+    let affinity = optional(affinity, |node| affinity_of(node, at.field("affinity"), context));
 
     let entry = ServiceEntry {
         name: name?,
@@ -100,6 +104,7 @@ fn service(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Option<S
         backends: backends?,
         choice: choice?,
         masquerade: masquerade?,
+        affinity: affinity?,
     };
     consistent.then_some(entry)
 }
@@ -134,6 +139,28 @@ fn choice_of(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Option
         .and_then(|node| maglev_size(node, at.field("maglev"), context));
     let entry = ChoiceEntry { maglev: size? };
     Some(Choice::Maglev(entry.maglev))
+}
+
+fn affinity_of(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Option<Affinity> {
+    if let Value::Scalar { text, .. } = &node.value {
+        return match &**text {
+            "none" => Some(Affinity::None),
+            "client-ip" => Some(Affinity::ClientIp { timeout: AffinityTimeout::default() }),
+            _ if is_null(text) => unexpected(node, at, "`none` or `client-ip`", context),
+            other => {
+                let name = excerpt(other).into_owned();
+                let expected = &["none", "client-ip"];
+                context.refuse(node.at, at, Problem::UnknownValue { name, expected })
+            }
+        };
+    }
+    let expected = "an affinity: `none`, `client-ip`, or a mapping such as `client-ip: 10800`";
+    let [client_ip] = fields(node, at, &AffinityEntry::FIELDS, expected, context)?;
+    let timeout =
+        required(client_ip, node, at, "client-ip", "the time-out in seconds, such as 10800", context)
+            .and_then(|node| affinity_timeout(node, at.field("client-ip"), context));
+    let entry = AffinityEntry { client_ip: timeout? };
+    Some(Affinity::ClientIp { timeout: entry.client_ip })
 }
 
 fn backend(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Option<BackendEntry> {
@@ -240,6 +267,16 @@ fn maglev_size(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Opti
     };
     match MaglevSize::new(places) {
         Ok(size) => Some(size),
+        Err(error) => context.refuse(node.at, at, Problem::Model(error)),
+    }
+}
+
+fn affinity_timeout(node: &Node<'_>, at: Path<'_>, context: &mut Context<'_>) -> Option<AffinityTimeout> {
+    let Some(seconds) = number(node) else {
+        return unexpected(node, at, "a time-out: seconds from 1 to 604800", context);
+    };
+    match AffinityTimeout::new(seconds) {
+        Ok(timeout) => Some(timeout),
         Err(error) => context.refuse(node.at, at, Problem::Model(error)),
     }
 }

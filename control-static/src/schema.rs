@@ -5,13 +5,13 @@
 
 use std::borrow::Cow;
 
-use dataplane_core::model::{MaglevSize, ServiceName, Weight};
+use dataplane_core::model::{AffinityTimeout, MaglevSize, ServiceName, Weight};
 use schemars::{
     JsonSchema, Schema, SchemaGenerator, json_schema,
     transform::{RecursiveTransform, Transform},
 };
 
-use crate::document::{BackendEntry, ChoiceEntry, Document, PortEntry};
+use crate::document::{AffinityEntry, BackendEntry, ChoiceEntry, Document, PortEntry};
 
 /// The JSON schema (draft 2020-12) of a document.
 ///
@@ -105,6 +105,16 @@ value!(
     { "enum": ["auto", "always", "never"] }
 );
 value!(
+    /// Whether clients come to the same backend again.
+    AffinityName,
+    { "enum": ["none", "client-ip"] }
+);
+value!(
+    /// How long a client is remembered.
+    AffinitySeconds,
+    { "type": "integer", "minimum": 1, "maximum": AffinityTimeout::MAX.seconds() }
+);
+value!(
     /// How a backend is chosen.
     ChoiceName,
     { "enum": ["random", "maglev"] }
@@ -152,6 +162,9 @@ pub(crate) type PortForm = Form<Port, PortEntry>;
 
 /// A choice as a name or as a mapping.
 pub(crate) type ChoiceForm = Form<ChoiceName, ChoiceEntry>;
+
+/// An affinity as a name or as a mapping.
+pub(crate) type AffinityForm = Form<AffinityName, AffinityEntry>;
 
 impl<Short: JsonSchema, Long: JsonSchema> JsonSchema for Form<Short, Long> {
     fn inline_schema() -> bool {

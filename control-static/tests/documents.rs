@@ -9,7 +9,8 @@ use std::{
 
 use control_static::{Picture, parse};
 use dataplane_core::model::{
-    Backend, BackendState, Choice, Frontend, Locality, MaglevSize, Protocol, Service, Weight,
+    Affinity, AffinityTimeout, Backend, BackendState, Choice, Frontend, Locality, MaglevSize, Protocol,
+    Service, Weight,
 };
 use proptest::prelude::*;
 
@@ -68,6 +69,26 @@ fn the_documented_example_is_a_document() {
     let picture = read(&document);
     assert_eq!(picture.services().len(), 1);
     assert_eq!(picture.services()[0].backends().len(), 3);
+}
+
+#[test]
+fn an_affinity_has_a_short_form_and_a_long_one() {
+    let affinity = |affinity: &str| {
+        let text = format!(
+            "services: [{{name: web, addresses: [203.0.113.10, 2001:db8::10], port: 80, backends: []{affinity}}}]"
+        );
+        let picture = read(&text);
+        let found: Vec<_> = picture.services().iter().map(|service| service.affinity()).collect();
+        assert_eq!(found.len(), 2, "one service for each family");
+        assert_eq!(found[0], found[1]);
+        found[0]
+    };
+    let client_ip = |seconds| Affinity::ClientIp { timeout: AffinityTimeout::new(seconds).unwrap() };
+    assert_eq!(affinity(""), Affinity::None);
+    assert_eq!(affinity(", affinity: none"), Affinity::None);
+    assert_eq!(affinity(", affinity: client-ip"), client_ip(10_800));
+    assert_eq!(affinity(", affinity: {client-ip: 1}"), client_ip(1));
+    assert_eq!(affinity(", affinity: {client-ip: 604800}"), client_ip(604_800));
 }
 
 #[test]

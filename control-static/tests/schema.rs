@@ -41,6 +41,7 @@ fn schema_and_parser_know_the_same_fields() {
         ("/$defs/Service/properties", "services[0]", "services: [{x: 1}]"),
         ("/$defs/Port/properties", "services[0].ports[0]", "services: [{ports: [{x: 1}]}]"),
         ("/$defs/Choice/properties", "services[0].choice", "services: [{choice: {x: 1}}]"),
+        ("/$defs/Affinity/properties", "services[0].affinity", "services: [{affinity: {x: 1}}]"),
         ("/$defs/Backend/properties", "services[0].backends[0]", "services: [{backends: [{x: 1}]}]"),
     ] {
         let in_schema: BTreeSet<&str> =

@@ -8,8 +8,8 @@ use std::{
 
 use dataplane_core::{
     abi::{
-        BACKEND_DRAINING, BackendRef, BackendV4, BackendV6, SLOT_HEADER_WORDS, SLOT_LINE_WORDS, ServiceKeyV4,
-        ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
+        BACKEND_DRAINING, BackendRef, BackendV4, BackendV6, LIST_AFFINITY, SLOT_AFFINITY_WORD,
+        SLOT_HEADER_WORDS, SLOT_LINE_WORDS, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader,
     },
     compile::ServiceKey,
     model::Frontend,
@@ -112,6 +112,17 @@ impl Witness {
         resolve(&*self.inner, frontend)
     }
 
+    /// For how many ticks a frontend's list has clients remembered: 0 for not at all.
+    ///
+    /// # Panics
+    /// Where the frontend is in the hash and does not resolve, and where the list says one thing in two ways.
+    pub fn affinity(&self, frontend: &Frontend) -> Option<u64> {
+        let (_, list) = list_of(&*self.inner, frontend)?;
+        let flag = SlotHeader(list[0]).flags() & LIST_AFFINITY != 0;
+        assert_eq!(flag, list[SLOT_AFFINITY_WORD as usize] != 0, "{frontend}: {list:x?}");
+        Some(list[SLOT_AFFINITY_WORD as usize])
+    }
+
     /// Checks the marks of draining: a backend has it exactly where no list of a frontend in the hash names it. Once all
     /// is applied and every grace period over, this holds.
     ///
@@ -174,13 +185,19 @@ fn count(array: &dyn WordArray, is: impl Fn(u64) -> bool) -> u32 {
 /// # Panics
 /// Where the frontend is in the hash and does not resolve.
 pub fn resolve(store: &dyn Store, frontend: &Frontend) -> Option<Vec<SocketAddr>> {
+    let (array, list) = list_of(store, frontend)?;
+    Some(addresses(store, array, &list))
+}
+
+/// The list of a frontend.
+fn list_of(store: &dyn Store, frontend: &Frontend) -> Option<(Array, Vec<u64>)> {
     let key = ServiceKey::from(frontend);
     let (array, found) = match &key {
         ServiceKey::V4(key) => (Array::V4, store.services_v4().get(key)),
         ServiceKey::V6(key) => (Array::V6, store.services_v6().get(key)),
     };
     let (_, list) = follow(store, array, found.expect("readable tables")?, key.tag());
-    Some(addresses(store, array, &list))
+    Some((array, list))
 }
 
 /// What the hash has at this moment.
@@ -220,6 +237,8 @@ fn read_list(store: &dyn Store, array: Array, base: u32) -> Vec<u64> {
         assert_eq!(wrong, None, "list {base} has a place for an entry that it does not have");
         assert_eq!(named.len() as u32, header.entries(), "list {base} has an entry without a place");
     }
+    let rises = entries(&words).is_sorted_by_key(|&entry| BackendRef(entry).index());
+    assert!(rises, "a search by halves finds not all of list {base}: {words:x?}");
     for &entry in entries(&words) {
         let entry = BackendRef(entry);
         let backend = read_backend(store, array, entry.index());

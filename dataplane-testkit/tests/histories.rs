@@ -14,8 +14,8 @@ use dataplane_core::{
     abi::{BackendV4, BackendV6},
     memory::MemoryTables,
     model::{
-        Backend, BackendState, Choice, Frontend, MaglevSize, Masquerade, Protocol, Service, ServiceName,
-        Weight,
+        Affinity, AffinityTimeout, Backend, BackendState, Choice, Frontend, MaglevSize, Masquerade, Protocol,
+        Service, ServiceName, Weight,
     },
     reconcile::{NextWake, Usage},
     source::Precedence,
@@ -53,6 +53,8 @@ struct Wish {
     /// The size of its Maglev table, if it has one.
     maglev: Option<u32>,
     masqueraded: bool,
+    /// How many seconds it remembers clients, if it does.
+    affinity: Option<u32>,
 }
 
 /// Sizes of Maglev tables: not smaller than there are backends in a wish, and so small that shares are coarse.
@@ -75,7 +77,10 @@ impl Wish {
             self.maglev.map_or(Choice::Random, |size| Choice::Maglev(MaglevSize::new(size).unwrap()));
         let masquerade = if self.masqueraded { Masquerade::Auto } else { Masquerade::Never };
         let service = Service::builder(&format!("s{}", self.name)).frontends(frontends).backends(backends);
-        service.choice(choice).masquerade(masquerade).build().unwrap()
+        let affinity = self.affinity.map_or(Affinity::None, |seconds| Affinity::ClientIp {
+            timeout: AffinityTimeout::new(seconds).unwrap(),
+        });
+        service.choice(choice).masquerade(masquerade).affinity(affinity).build().unwrap()
     }
 }
 
@@ -115,6 +120,17 @@ fn leads_to(service: &Service) -> Vec<SocketAddr> {
     addresses
 }
 
+/// For how many ticks, of 2^27 ns each, a service remembers clients.
+fn remembers(service: &Service) -> u64 {
+    match service.affinity() {
+        Affinity::ClientIp { timeout } => {
+            let nanoseconds = u64::from(timeout.seconds()) * 1_000_000_000;
+            nanoseconds / (1 << 27) + 1
+        }
+        _ => 0,
+    }
+}
+
 /// The backends that have a generation, as they stand in the tables.
 fn living_backends(store: &dyn Store) -> Vec<(SocketAddr, Place)> {
     let mut living = Vec::new();
@@ -144,14 +160,16 @@ fn wish() -> impl Strategy<Value = Wish> {
         prop::collection::btree_map(0u8..8, (0u16..5, prop::bool::weighted(0.2)), 0..6),
         prop::option::weighted(0.4, prop::sample::select(&SIZES[..])),
         any::<bool>(),
+        prop::option::weighted(0.3, prop::sample::select(&[1, 10_800][..])),
     )
-        .prop_map(|(name, six, frontends, backends, maglev, masqueraded)| Wish {
+        .prop_map(|(name, six, frontends, backends, maglev, masqueraded, affinity)| Wish {
             name,
             six,
             frontends,
             backends,
             maglev,
             masqueraded,
+            affinity,
         })
 }
 
@@ -460,6 +478,9 @@ impl World {
             let left = || self.left.as_ref()?.frontends.get(&frontend).cloned();
             let expected = self.winner(&frontend).map(|(_, service)| leads_to(service)).or_else(left);
             assert_eq!(self.witness.resolve(&frontend), expected, "{frontend}");
+            if let Some((_, service)) = self.winner(&frontend) {
+                assert_eq!(self.witness.affinity(&frontend), Some(remembers(service)), "{frontend}");
+            }
         }
         if self.left.is_none() {
             self.witness.marks_match_lists();
@@ -476,6 +497,11 @@ impl World {
                     Phase::Applied => {
                         for frontend in service.frontends() {
                             assert_eq!(self.witness.resolve(frontend), Some(leads_to(service)), "{frontend}");
+                            assert_eq!(
+                                self.witness.affinity(frontend),
+                                Some(remembers(service)),
+                                "{frontend}"
+                            );
                         }
                     }
                     Phase::Refused(_) | Phase::Conflict => {}

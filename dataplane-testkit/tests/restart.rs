@@ -13,7 +13,7 @@ use dataplane_core::{
     abi::{BackendRef, BackendV4, ServiceRef, ServiceWord, SlotHeader},
     compile::{FrontendRow, ServiceKey},
     memory::{MemoryTables, SimulatedInterface, Simulator, Target},
-    model::{Backend, Choice, Frontend, MaglevSize, Protocol, Service, Weight},
+    model::{Affinity, AffinityTimeout, Backend, Choice, Frontend, MaglevSize, Protocol, Service, Weight},
     pipeline::{Hook, Verdict},
     reconcile::Usage,
     source::Precedence,
@@ -104,6 +104,11 @@ fn all_kinds() -> Vec<Service> {
         let builder = Service::builder(name).frontends(frontends.iter().copied()).backends(backends);
         builder.choice(choice).build().unwrap()
     };
+    let remembers = |name: &str, frontends: &[Frontend], backends: Vec<Backend>, seconds| {
+        let builder = Service::builder(name).frontends(frontends.iter().copied()).backends(backends);
+        let timeout = AffinityTimeout::new(seconds).unwrap();
+        builder.affinity(Affinity::ClientIp { timeout }).build().unwrap()
+    };
     vec![
         build(
             "random",
@@ -127,6 +132,8 @@ fn all_kinds() -> Vec<Service> {
         ),
         build("six", &[dns(53), dns(54)], vec![six(1), six(2).draining()], Choice::Random),
         build("six-maglev", &[dns(55)], (1..9).map(six).collect(), maglev(13)),
+        remembers("affinity", &[frontend(7)], vec![weighed(1, 2), backend(9)], 30),
+        remembers("six-affinity", &[dns(56)], vec![six(1), six(3)], 10_800),
     ]
 }
 

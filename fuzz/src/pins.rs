@@ -11,7 +11,7 @@ use dataplane_core::{
     abi::{BackendRef, ServiceKeyV4, ServiceKeyV6, ServiceRef, ServiceWord, SlotHeader},
     compile::ServiceKey,
     memory::MemoryTables,
-    model::{Backend, Choice, Frontend, MaglevSize, Protocol, Service, Weight},
+    model::{Affinity, AffinityTimeout, Backend, Choice, Frontend, MaglevSize, Protocol, Service, Weight},
     reconcile::Usage,
     source::Precedence,
     state::RemovalGuard,
@@ -96,7 +96,9 @@ impl Wishes {
             let choice =
                 MaglevSize::new(13).ok().filter(|_| kind & 2 != 0).map_or(Choice::Random, Choice::Maglev);
             let service = Service::builder(&format!("s{number}")).frontends(frontends).backends(backends);
-            services.push(service.choice(choice).build().expect("a service"));
+            let timeout = AffinityTimeout::default();
+            let affinity = if kind & 0x20 != 0 { Affinity::ClientIp { timeout } } else { Affinity::None };
+            services.push(service.choice(choice).affinity(affinity).build().expect("a service"));
         }
         services
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use dataplane_core::model::{BackendState, Choice, Locality, Service};
+use dataplane_core::model::{Affinity, BackendState, Choice, Locality, Masquerade, Service};
 
 /// Reads bytes as a document and checks what must hold.
 ///
@@ -26,6 +26,8 @@ pub fn read(bytes: &[u8]) {
             .frontends(service.frontends().iter().copied())
             .backends(service.backends().iter().copied())
             .choice(service.choice())
+            .masquerade(service.masquerade())
+            .affinity(service.affinity())
             .build();
         assert_eq!(again.as_ref(), Ok(service), "the model itself refuses it");
     }
@@ -69,6 +71,18 @@ fn write(services: &[Service]) -> String {
                 line(&mut text, format_args!("  choice:\n    maglev: {}", size.get()));
             }
             _ => line(&mut text, format_args!("  choice: random")),
+        }
+        let masquerade = match service.masquerade() {
+            Masquerade::Always => "always",
+            Masquerade::Never => "never",
+            _ => "auto",
+        };
+        line(&mut text, format_args!("  masquerade: {masquerade}"));
+        match service.affinity() {
+            Affinity::ClientIp { timeout } => {
+                line(&mut text, format_args!("  affinity:\n    client-ip: {}", timeout.seconds()));
+            }
+            _ => line(&mut text, format_args!("  affinity: none")),
         }
         let none = if service.backends().is_empty() { " []" } else { "" };
         line(&mut text, format_args!("  backends:{none}"));

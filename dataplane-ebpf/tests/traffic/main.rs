@@ -9,6 +9,7 @@
 //! | `removal` | what do connections feel of backends that go, come and drain? |
 //! | `local` | are backends on the balancer itself answered for? |
 //! | `masquerade` | do backends that know no way to a client answer all the same, and is no flow mixed up with another? |
+//! | `affinity` | does a client come to the same backend again, as long as that takes new connections? |
 //! | `others` | what becomes of packets that are not served? |
 //! | `conntrack` | do flows live as long as they should, and no longer? |
 //! | `upgrade` | what do connections feel of an agent that is stopped, killed and replaced? |
@@ -18,6 +19,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
+mod affinity;
 mod answers;
 mod balance;
 mod conntrack;

@@ -10,7 +10,7 @@ use aya::programs::{Xdp, XdpMode as XdpFlags};
 use dataplane_core::{
     Controller, Running,
     abi::{ServiceCounters, ServiceKeyV4, ServiceKeyV6, map},
-    model::{Backend, Frontend, Masquerade, Protocol, Service},
+    model::{Affinity, Backend, Frontend, Masquerade, Protocol, Service},
     pipeline::{Hook, Verdict},
     source::{Precedence, SourceHandle},
     tables::{Capacity, Store},
@@ -126,6 +126,8 @@ pub struct World {
     pub hooks: Hooks,
     /// Of services that are balanced from now on.
     pub masquerade: Masquerade,
+    /// Likewise.
+    pub affinity: Affinity,
     pub web: Vec<HttpServer>,
     pub echo: Vec<UdpEchoServer>,
     pub net: LoadBalancerTopology,
@@ -213,6 +215,7 @@ impl World {
             _ends: ends,
             hooks,
             masquerade: Masquerade::Never,
+            affinity: Affinity::None,
             web: vec![],
             echo: vec![],
             net,
@@ -248,7 +251,7 @@ impl World {
     ) {
         let frontend = Frontend::new(front.ip(), front.port(), protocol).unwrap();
         let service = Service::builder(name).frontend(frontend).backends(backends);
-        let service = service.masquerade(self.masquerade).build().unwrap();
+        let service = service.masquerade(self.masquerade).affinity(self.affinity).build().unwrap();
         let revision = self.agent.transaction().upsert(service).commit().unwrap();
         self.control.wait_applied(revision, PATIENCE).unwrap();
     }

@@ -3,7 +3,10 @@
 use std::{collections::HashMap, fmt::Debug, hash::Hash, net::Ipv4Addr, sync::Arc};
 
 use dataplane_core::{
-    abi::{FlowV4, FlowV6, ServiceKeyV4, ServiceKeyV6, ServiceRef, TupleV4, TupleV6, map},
+    abi::{
+        AffinityEntry, AffinityHead, AffinityKeyV4, AffinityKeyV6, BackendRef, FlowV4, FlowV6, ServiceKeyV4,
+        ServiceKeyV6, ServiceRef, TupleV4, TupleV6, map,
+    },
     tables::{Cause, HashTable, Store},
     wire::{Be16, Ipv4Address, Ipv6Address},
 };
@@ -110,7 +113,7 @@ fn services(store: &Arc<dyn Store>, check: fn(&dyn Rows)) {
     check(&Subject { table: store.services_v6(), key: v6, value });
 }
 
-/// The tables of frontends and those of connections.
+/// The tables of frontends, those of connections and those of affinities.
 fn each(store: &Arc<dyn Store>, check: fn(&dyn Rows)) {
     services(store, check);
     let v4 = |n: u32| TupleV4 {
@@ -137,6 +140,11 @@ fn each(store: &Arc<dyn Store>, check: fn(&dyn Rows)) {
     let flow_v6 = |n: u32| FlowV6 { frontend: n, last_seen: 1, ..FlowV6::default() };
     check(&Subject { table: store.conntrack_v4(), key: v4, value: flow_v4 });
     check(&Subject { table: store.conntrack_v6(), key: v6, value: flow_v6 });
+    let affinity = |n: u32| AffinityEntry::new(AffinityHead::new(n, 7), BackendRef::new(n, 1), 1);
+    let v4 = |n: u32| AffinityKeyV4 { client: Ipv4Address(n), frontend: 3 };
+    let v6 = |n: u32| AffinityKeyV6 { client: Ipv6Address([1, 2, 3, 4]), frontend: n };
+    check(&Subject { table: store.affinity_v4(), key: v4, value: affinity });
+    check(&Subject { table: store.affinity_v6(), key: v6, value: affinity });
 }
 
 fn one_entry(table: &dyn Rows) {
@@ -224,6 +232,8 @@ fn names(store: Arc<dyn Store>) {
         (store.services_v6().name(), map::SERVICES_V6),
         (store.conntrack_v4().name(), map::CONNTRACK_V4),
         (store.conntrack_v6().name(), map::CONNTRACK_V6),
+        (store.affinity_v4().name(), map::AFFINITY_V4),
+        (store.affinity_v6().name(), map::AFFINITY_V6),
         (store.service_words().name(), map::SERVICE_WORDS),
         (store.slots().name(), map::SLOTS),
         (store.backends_v4().name(), map::BACKENDS_V4),

@@ -6,8 +6,8 @@ use super::{SimulatedInterface, Simulator};
 use crate::{
     Controller,
     abi::{
-        AffinityEntry, BackendRef, FlowV4, InterfaceEntry, ServiceCounters, ServiceRef, ServiceWord, Setting,
-        StateWord, TupleV4,
+        AffinityEntry, AffinityHead, BackendRef, FlowV4, InterfaceEntry, ServiceCounters, ServiceRef,
+        ServiceWord, Setting, StateWord, TupleV4,
     },
     memory::{
         MemoryPacket, MemoryTables, Target,
@@ -19,7 +19,7 @@ use crate::{
         VerdictNumber, Workspaces, process,
     },
     source::Precedence,
-    tables::{Capacity, Family, Flow, FlowEntry, InsertError, Lookup, Place, Store, Tuple, V4},
+    tables::{AffinityCell, Capacity, Family, Flow, FlowEntry, InsertError, Lookup, Place, Store, Tuple, V4},
     wire::{Be16, MacAddress, TCP_FIN, TCP_SYN},
 };
 
@@ -35,6 +35,10 @@ struct Host(Simulator);
 
 impl Host {
     fn new() -> Self {
+        Self::with(model::Affinity::None)
+    }
+
+    fn with(affinity: model::Affinity) -> Self {
         let tables = Arc::new(MemoryTables::new(Capacity::small()));
         let control = Controller::new(tables.clone()).unwrap();
         let agent = control.register("test", Precedence::default()).unwrap();
@@ -44,7 +48,8 @@ impl Host {
         let service = Service::builder("web")
             .frontend(frontend)
             .backends(backends)
-            .masquerade(model::Masquerade::Never);
+            .masquerade(model::Masquerade::Never)
+            .affinity(affinity);
         let service = service.build().unwrap();
         agent.transaction().upsert(service).commit().unwrap();
         control.step(std::time::Duration::ZERO);
@@ -65,6 +70,10 @@ impl Host {
     }
 
     fn packet(&self, hook: Hook, flags: u8) -> MemoryPacket {
+        self.packet_from(40_000, hook, flags)
+    }
+
+    fn packet_from(&self, port: u16, hook: Hook, flags: u8) -> MemoryPacket {
         let mut frame = [0; 54];
         frame[..6].copy_from_slice(&MAC);
         frame[12..14].copy_from_slice(&[0x08, 0x00]);
@@ -72,7 +81,8 @@ impl Host {
         frame[22..24].copy_from_slice(&[64, 6]);
         frame[26..30].copy_from_slice(&CLIENT);
         frame[30..34].copy_from_slice(&SERVICE);
-        frame[34..38].copy_from_slice(&[0x9c, 0x40, 0, 80]);
+        frame[34..36].copy_from_slice(&port.to_be_bytes());
+        frame[36..38].copy_from_slice(&[0, 80]);
         frame[46..48].copy_from_slice(&[0x50, flags]);
         MemoryPacket::new(&frame, hook, 2, MacAddress::new(MAC))
     }
@@ -83,7 +93,11 @@ impl Host {
 
     /// A packet that nobody disturbs, which would choose so; where it comes to.
     fn sends(&self, random: u32, flags: u8) -> [u8; 4] {
-        let mut packet = self.packet(Hook::Ingress, flags);
+        self.sends_from(40_000, random, flags)
+    }
+
+    fn sends_from(&self, port: u16, random: u32, flags: u8) -> [u8; 4] {
+        let mut packet = self.packet_from(port, Hook::Ingress, flags);
         let verdict = process(&mut packet, &self.environment(random), &mut Workspaces::default());
         assert_eq!(verdict, Verdict::Forward);
         destination(&packet)
@@ -100,6 +114,11 @@ impl Host {
     fn tuple(&self) -> TupleV4 {
         let [client, service] = [CLIENT, SERVICE].map(|address| Ipv4Addr::from(address).into());
         TupleV4::new(client, service, Be16::new(40_000), Be16::new(80), 6)
+    }
+
+    /// Who is remembered.
+    fn affinities(&self) -> Vec<AffinityEntry> {
+        self.tables().affinity_v4().entries().map(|entry| entry.unwrap().1).collect()
     }
 
     fn entry(&self) -> FlowV4 {
@@ -133,6 +152,8 @@ enum Step {
     Insert,
     Exchange,
     Remember,
+    Condemn,
+    Forget,
 }
 
 /// Acts before the step `step` of number `at`, counted from 1.
@@ -212,6 +233,58 @@ fn what_was_seen_is_not_noted_on_an_element_of_another_flow() {
     assert_eq!(*element.0.value.lock(), recycled);
 }
 
+/// A client that is remembered for so many seconds.
+fn affinity(seconds: u32) -> model::Affinity {
+    model::Affinity::ClientIp { timeout: model::AffinityTimeout::new(seconds).unwrap() }
+}
+
+/// The same connection on two CPUs, and two of one client.
+#[test]
+fn of_connections_that_race_all_come_to_the_backend_of_the_first() {
+    let [_, other] = choices();
+    for port in [40_000, 40_001] {
+        let host = Host::with(affinity(30));
+        let rival = before(Step::Remember, 1, || {
+            assert_eq!(host.sends_from(port, OTHER, TCP_SYN), other);
+        });
+        let (verdict, packet) = host.opens(Hook::Ingress, &rival);
+        assert_eq!((verdict, destination(&packet)), (Verdict::Forward, other));
+        assert_eq!(host.affinities().len(), 1);
+        assert_eq!(host.sends_from(40_002, ONE, TCP_SYN), other);
+    }
+}
+
+/// The client's time was over, and of two CPUs that found it so the other was faster.
+#[test]
+fn what_another_remembered_anew_is_not_forgotten_for_what_was_before() {
+    let [one, other] = choices();
+    let host = Host::with(affinity(30));
+    assert_eq!(host.sends_from(39_999, ONE, TCP_SYN), one);
+    host.tables().set_time(31_000_000_000);
+    let rival = before(Step::Condemn, 1, || {
+        assert_eq!(host.sends_from(40_001, OTHER, TCP_SYN), other);
+    });
+    let (verdict, packet) = host.opens(Hook::Ingress, &rival);
+    assert_eq!((verdict, destination(&packet)), (Verdict::Forward, other));
+    assert_eq!(host.affinities().len(), 1);
+}
+
+#[test]
+fn who_meets_an_affinity_that_is_being_replaced_is_served_and_leaves_it_alone() {
+    let [one, other] = choices();
+    let host = Host::with(affinity(30));
+    assert_eq!(host.sends_from(39_999, OTHER, TCP_SYN), other);
+    host.tables().set_time(31_000_000_000);
+    let rival = before(Step::Forget, 1, || {
+        assert_eq!(host.sends_from(40_001, OTHER, TCP_SYN), other);
+        let [entry] = host.affinities()[..] else { panic!("{:?}", host.affinities()) };
+        assert!(entry.head.is_dying() && entry.last_seen == 0);
+    });
+    let (verdict, packet) = host.opens(Hook::Ingress, &rival);
+    assert_eq!((verdict, destination(&packet)), (Verdict::Forward, one));
+    assert_eq!(host.sends_from(40_002, OTHER, TCP_SYN), one);
+}
+
 /// The environment of a packet, with other CPUs in it, which act before its steps on IPv4's conntrack.
 struct Rivals<'a> {
     inner: MemoryEnvironment<'a>,
@@ -222,6 +295,27 @@ struct Rivals<'a> {
 struct Contended<'a, F: Family> {
     inner: MemoryEntry<F::Flow>,
     rival: &'a dyn Fn(Step),
+}
+
+/// An affinity that others may change.
+struct ContendedAffinity<'a> {
+    inner: MemoryAffinity,
+    rival: &'a dyn Fn(Step),
+}
+
+impl AffinityCell for ContendedAffinity<'_> {
+    fn read(&self, tag: u32) -> Option<AffinityEntry> {
+        self.inner.read(tag)
+    }
+
+    fn exchange_head(&self, current: AffinityHead, new: AffinityHead) -> bool {
+        (self.rival)(Step::Condemn);
+        self.inner.exchange_head(current, new)
+    }
+
+    fn touch(&self, now: Tick) {
+        self.inner.touch(now);
+    }
 }
 
 impl<F: Family> FlowEntry<F> for Contended<'_, F>
@@ -256,7 +350,7 @@ where
     MemoryEntry<F::Flow>: FlowEntry<F>,
 {
     type Entry = Contended<'a, F>;
-    type Affinity = MemoryAffinity;
+    type Affinity = ContendedAffinity<'a>;
 
     fn service(&self, key: &F::ServiceKey) -> Option<ServiceRef> {
         Lookup::<F>::service(&self.inner, key)
@@ -287,8 +381,9 @@ where
         Lookup::<F>::remove_flow(&self.inner, place, tuple);
     }
 
-    fn affinity(&self, key: &F::AffinityKey) -> Option<MemoryAffinity> {
-        Lookup::<F>::affinity(&self.inner, key)
+    fn affinity(&self, key: &F::AffinityKey) -> Option<ContendedAffinity<'a>> {
+        let found = Lookup::<F>::affinity(&self.inner, key);
+        found.map(|inner| ContendedAffinity { inner, rival: self.rival })
     }
 
     fn insert_affinity(&self, key: &F::AffinityKey, entry: &AffinityEntry) -> Result<(), InsertError> {
@@ -297,6 +392,7 @@ where
     }
 
     fn remove_affinity(&self, key: &F::AffinityKey) {
+        (self.rival)(Step::Forget);
         Lookup::<F>::remove_affinity(&self.inner, key);
     }
 
