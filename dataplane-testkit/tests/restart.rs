@@ -13,7 +13,10 @@ use dataplane_core::{
     abi::{BackendRef, BackendV4, ServiceRef, ServiceWord, SlotHeader},
     compile::{FrontendRow, ServiceKey},
     memory::{MemoryTables, SimulatedInterface, Simulator, Target},
-    model::{Affinity, AffinityTimeout, Backend, Choice, Frontend, MaglevSize, Protocol, Service, Weight},
+    model::{
+        Affinity, AffinityTimeout, Backend, Choice, Frontend, MaglevSize, Masquerade, Protocol, Service,
+        Weight,
+    },
     pipeline::{Hook, Verdict},
     reconcile::Usage,
     source::Precedence,
@@ -44,7 +47,8 @@ fn backend(host: u8) -> Backend {
 
 fn service(port: u16, hosts: &[u8]) -> Service {
     let backends = hosts.iter().map(|&host| backend(host));
-    Service::builder(&format!("s{port}")).frontend(frontend(port)).backends(backends).build().unwrap()
+    let builder = Service::builder(&format!("s{port}")).frontend(frontend(port)).backends(backends);
+    builder.masquerade(Masquerade::Never).build().unwrap()
 }
 
 /// A controller with one source, which has said nothing.
@@ -202,7 +206,8 @@ fn connections_live_through_a_restart() {
     }
     // One of them drains from now on.
     let backends = [backend(1), backend(2), backend(3).draining()];
-    let draining = Service::builder("s80").frontend(frontend(80)).backends(backends).build().unwrap();
+    let draining = Service::builder("s80").frontend(frontend(80)).backends(backends);
+    let draining = draining.masquerade(Masquerade::Never).build().unwrap();
     for _ in 0..2 {
         let run = Run::begin(tables.clone());
         run.says(std::slice::from_ref(&draining));

@@ -20,6 +20,7 @@ use crate::{
 /// The kernel tests that run on Debian's kernels too, of the test program `traffic`: real sockets, TCP and UDP, IPv4 and
 /// IPv6. What those at tcx say holds for clsact where the kernel has no tcx.
 const GUEST_TESTS: &[&str] = &[
+    "affinity::xdp_brings_a_client_to_its_backend",
     "answers::tcx_tells_of_narrow_links",
     "balance::clsact_balances_with_every_offload_on",
     "balance::tcx_balances_with_every_offload_on",

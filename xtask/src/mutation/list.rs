@@ -147,8 +147,8 @@ pub const AGREEMENT: &[Mutation] = &[
         name: "hop-not-taken",
         breaks: "apply: what is forwarded keeps its hop limit",
         file: "dataplane-core/src/pipeline/process.rs",
-        from: "Way::Forward => translate(packet, HopLimit::Decrement)",
-        to: "Way::Forward => translate(packet, HopLimit::Keep)",
+        from: "Action::Forward => translate(packet, HopLimit::Decrement)",
+        to: "Action::Forward => translate(packet, HopLimit::Keep)",
     },
     Mutation {
         name: "checksum-delta",
@@ -256,15 +256,15 @@ pub const TORN: &[Mutation] = &[
         name: "flow-tag",
         breaks: "maps: an element of conntrack that was recycled is believed",
         file: "dataplane-ebpf/programs/src/maps.rs",
-        from: "into.state.tag() == tag && into.tail_tag == tag && self.state().tag() == tag",
-        to: "tag != into.frontend.wrapping_add(1)",
+        from: "into.has_tag(tag)",
+        to: "tag != into.frontend.wrapping_add(1) || into.has_tag(tag)",
     },
     Mutation {
         name: "flow-tail",
         breaks: "maps: an element of conntrack is believed where only its front is still the key's",
         file: "dataplane-ebpf/programs/src/maps.rs",
-        from: "into.state.tag() == tag && into.tail_tag == tag && self.state().tag() == tag",
-        to: "into.state.tag() == tag && self.state().tag() == tag",
+        from: "into.has_tag(tag)",
+        to: "into.state.tag() == tag",
     },
 ];
 
