@@ -11,6 +11,7 @@
 //! | `masquerade` | do backends that know no way to a client answer all the same, and is no flow mixed up with another? |
 //! | `others` | what becomes of packets that are not served? |
 //! | `conntrack` | do flows live as long as they should, and no longer? |
+//! | `soak` | does anything fail, get mixed up or leak while services and backends change without end? |
 //! | `upgrade` | what do connections feel of an agent that is stopped, killed and replaced? |
 //! | `answers` | is whoever sent what is dropped told of it? |
 //! | `errors` | do ICMP errors about what is balanced reach whom they are for? |
@@ -29,9 +30,12 @@ mod masquerade;
 mod neighbour;
 mod one_arm;
 mod others;
+mod peers;
 #[path = "../common/pins.rs"]
 mod pins;
+
 mod removal;
+mod soak;
 mod torn;
 mod transfer;
 mod upgrade;

@@ -10,6 +10,7 @@ use aya::programs::{Xdp, XdpMode as XdpFlags};
 use dataplane_core::{
     Controller, Running,
     abi::{ServiceCounters, ServiceKeyV4, ServiceKeyV6, map},
+    control::ControllerBuilder,
     model::{Backend, Frontend, Masquerade, Protocol, Service},
     pipeline::{Hook, Verdict},
     source::{Precedence, SourceHandle},
@@ -148,9 +149,19 @@ impl World {
         net: LoadBalancerTopology,
         settings: impl FnOnce(Builder) -> Builder + Send,
     ) -> Self {
+        Self::controlled(hooks, net, settings, |builder| builder)
+    }
+
+    /// And with further settings of its controller.
+    pub fn controlled(
+        hooks: Hooks,
+        net: LoadBalancerTopology,
+        settings: impl FnOnce(Builder) -> Builder + Send,
+        control: impl FnOnce(ControllerBuilder) -> ControllerBuilder,
+    ) -> Self {
         let uplinks: Vec<String> =
             net.balancer_interfaces().map(|interface| interface.name().to_owned()).collect();
-        Self::at(hooks, net, &uplinks, settings)
+        Self::begin(hooks, net, &uplinks, settings, control)
     }
 
     /// With these uplinks only.
@@ -159,6 +170,16 @@ impl World {
         net: LoadBalancerTopology,
         uplinks: &[String],
         settings: impl FnOnce(Builder) -> Builder + Send,
+    ) -> Self {
+        Self::begin(hooks, net, uplinks, settings, |builder| builder)
+    }
+
+    fn begin(
+        hooks: Hooks,
+        net: LoadBalancerTopology,
+        uplinks: &[String],
+        settings: impl FnOnce(Builder) -> Builder + Send,
+        control: impl FnOnce(ControllerBuilder) -> ControllerBuilder,
     ) -> Self {
         let ends = (hooks == Hooks::Xdp && net.switch.is_some()).then(|| XdpEnds::of(&net));
         if !hooks.xdp() {
@@ -201,7 +222,7 @@ impl World {
         if hooks == Hooks::XdpGeneric {
             know_neighbours(&net);
         }
-        let control = Controller::new(plane.tables()).unwrap();
+        let control = control(Controller::builder(plane.tables())).build().unwrap();
         let running = control.spawn().unwrap();
         let agent = control.register("test", Precedence::new(10)).unwrap();
         agent.synced();
