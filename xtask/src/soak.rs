@@ -27,7 +27,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     cargo.args(["test", "--package", "dataplane-ebpf", "--test", "traffic", "--", "--exact", "--nocapture"]);
     cargo.args(TESTS).env("FOREBAY_SOAK_SECONDS", seconds.to_string()).env("FOREBAY_REQUIRE_KERNEL", "1");
     if let Some(seed) = arguments.seed {
-        cargo.env("FOREBAY_SOAK_SEED", seed.to_string());
+        cargo.env("FOREBAY_TEST_SEED", seed.to_string());
     }
     process::run(&mut cargo)
 }

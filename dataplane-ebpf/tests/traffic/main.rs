@@ -11,7 +11,9 @@
 //! | `masquerade` | do backends that know no way to a client answer all the same, and is no flow mixed up with another? |
 //! | `others` | what becomes of packets that are not served? |
 //! | `conntrack` | do flows live as long as they should, and no longer? |
+//! | `ports` | what becomes of 60,000 flows to one destination where there are fewer ports? |
 //! | `soak` | does anything fail, get mixed up or leak while services and backends change without end? |
+//! | `twin` | does what works through the kernel's own NAT work through ours? |
 //! | `upgrade` | what do connections feel of an agent that is stopped, killed and replaced? |
 //! | `answers` | is whoever sent what is dropped told of it? |
 //! | `errors` | do ICMP errors about what is balanced reach whom they are for? |
@@ -34,9 +36,11 @@ mod peers;
 #[path = "../common/pins.rs"]
 mod pins;
 
+mod ports;
 mod removal;
 mod soak;
 mod torn;
 mod transfer;
+mod twin;
 mod upgrade;
 mod world;

@@ -18,7 +18,7 @@ use dataplane_testkit::{
 use crate::world::{Front, Hooks, PATIENCE, Sent, World, assert_checksums, backend_port};
 
 /// Takes every way to the client from the backends: what they answer must be sent to the balancer.
-fn cut_off(net: &LoadBalancerTopology) {
+pub fn cut_off(net: &LoadBalancerTopology) {
     for backend in &net.backends {
         for gateway in backend.gateways.both() {
             backend.namespace.delete_route(&Route::default_via(gateway)).unwrap();

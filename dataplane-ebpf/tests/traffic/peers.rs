@@ -4,6 +4,7 @@
 //! [`UdpEchoServer`](dataplane_testkit::net::UdpEchoServer) does so. The client of a port closes first.
 
 use std::{
+    env,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
@@ -11,7 +12,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use dataplane_testkit::net::Namespace;
@@ -21,6 +22,18 @@ use rustix::net::{self, AddressFamily, Shutdown, SocketType, sockopt};
 const IDLE: Duration = Duration::from_secs(20);
 /// How often a connection's thread asks whether it is to end.
 const TICK: Duration = Duration::from_millis(500);
+
+/// What determines what a test does at random.
+pub const SEED_VARIABLE: &str = "FOREBAY_TEST_SEED";
+
+/// The seed that was asked for, or another one each time. Whoever takes it prints it.
+pub fn seed() -> u64 {
+    let other = || {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        now.as_nanos() as u64 % 1_000_000_000
+    };
+    env::var(SEED_VARIABLE).map_or_else(|_| other(), |seed| seed.parse().unwrap())
+}
 
 /// Answers each line with its name, a blank and the line. Dropping it stops it.
 pub struct LineServer {
@@ -152,9 +165,24 @@ impl DatagramClient {
         Ok(Self { socket })
     }
 
+    /// Sends it once.
+    pub fn say(&self, what: &str) -> io::Result<()> {
+        self.socket.send(what.as_bytes()).map(|_| ())
+    }
+
+    /// Who answered, if somebody has.
+    pub fn heard(&self, what: &str) -> io::Result<Option<String>> {
+        let mut room = [0; 512];
+        match net::recv(&self.socket, &mut room, net::RecvFlags::DONTWAIT) {
+            Ok((_, length)) => name_in(&String::from_utf8_lossy(&room[..length]), what, '\n').map(Some),
+            Err(rustix::io::Errno::AGAIN) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Sends it once, and hears who answers.
     pub fn ask(&self, what: &str) -> io::Result<String> {
-        self.socket.send(what.as_bytes())?;
+        self.say(what)?;
         let mut room = [0; 512];
         let length = self.socket.recv(&mut room)?;
         name_in(&String::from_utf8_lossy(&room[..length]), what, '\n')

@@ -164,6 +164,11 @@ impl World {
         Self::begin(hooks, net, &uplinks, settings, control)
     }
 
+    /// Of the tables, unless set.
+    pub fn capacity() -> Capacity {
+        Capacity { conntrack: 1 << 16, ..Capacity::small() }
+    }
+
     /// With these uplinks only.
     pub fn at(
         hooks: Hooks,
@@ -190,8 +195,7 @@ impl World {
                 );
             }
         }
-        let capacity = Capacity { conntrack: 1 << 16, ..Capacity::small() };
-        let mut builder = EbpfDataplane::builder().unpinned().capacity(capacity);
+        let mut builder = EbpfDataplane::builder().unpinned().capacity(Self::capacity());
         for name in uplinks {
             let uplink = Uplink::named(name);
             builder = builder.uplink(match hooks {

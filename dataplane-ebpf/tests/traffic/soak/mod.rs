@@ -16,7 +16,7 @@ use std::{
         mpsc,
     },
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use dataplane_core::{
@@ -36,15 +36,13 @@ use self::{
     history::{History, Judgement, Record},
 };
 use crate::{
-    peers::{DatagramClient, LineClient, LineServer},
+    peers::{DatagramClient, LineClient, LineServer, SEED_VARIABLE, seed},
     world::{Hooks, Raise, World, backend_port},
 };
 
 /// How long it goes on, in seconds.
 const SECONDS_VARIABLE: &str = "FOREBAY_SOAK_SECONDS";
 const SECONDS: u64 = 8;
-/// What determines the changes.
-const SEED_VARIABLE: &str = "FOREBAY_SOAK_SEED";
 
 const CLIENTS: usize = 100;
 /// From one change to the next.
@@ -80,8 +78,7 @@ fn soak(hooks: Hooks) {
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock();
     let seconds = env::var(SECONDS_VARIABLE).map_or(SECONDS, |seconds| seconds.parse().unwrap());
-    let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
-    let seed = env::var(SEED_VARIABLE).map_or_else(|_| now() % 1_000_000_000, |seed| seed.parse().unwrap());
+    let seed = seed();
     eprintln!("{hooks:?}: seed {seed}, {seconds} s; {SEED_VARIABLE}={seed} makes the same changes again");
 
     let (world, _lines) = world(hooks);
