@@ -181,6 +181,12 @@ fn ports_run_out_by_name_and_come_back() {
         assert!(exchange(socket) && exchange(socket), "a flow that goes on after an answer is one");
     }
     assert_eq!((reservations(&world), exhausted()), (7, 0));
+    let counted = wait_for(PATIENCE, "a round of the collector", || !world.control.nat_usage().is_empty());
+    counted.unwrap();
+    let usage = world.control.nat_usage();
+    let [usage] = usage.as_slice() else { panic!("{usage:?}") };
+    assert_eq!((usage.address, usage.high_water), (balancer.ip(), usage.in_use));
+    assert!((1..=7).contains(&usage.in_use), "{usage:?}");
 
     let late = open();
     assert!(!exchange(&late));
