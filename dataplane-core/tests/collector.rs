@@ -393,3 +393,44 @@ fn that_one_half_is_condemned_is_not_said_of_the_other() {
     assert_ne!(host.half(true).1.last_seen, before, "the packet refreshed both");
     assert!(!host.is_condemned(true));
 }
+
+/// Ports that are lent are counted by address, a whole round at a time.
+#[test]
+fn a_round_counts_the_ports_that_each_address_has_lent() {
+    let mut host = Host::new();
+    let mut other = SimulatedInterface::new(3, MAC);
+    other.masquerade_v4 = Some("192.0.2.102".parse().unwrap());
+    host.simulator.add_interface(other).unwrap();
+    host.simulator.routes_mut().insert("198.51.100.6/32".parse().unwrap(), Target::Link(3));
+    let masqueraded = |name, port, to| {
+        let frontend = Frontend::new("203.0.113.10".parse().unwrap(), port, Protocol::Udp).unwrap();
+        Service::builder(name).frontend(frontend).backend(backend(to)).build().unwrap()
+    };
+    let mut first = SimulatedInterface::new(2, MAC);
+    first.masquerade_v4 = Some("192.0.2.101".parse().unwrap());
+    host.simulator.add_interface(first).unwrap();
+    host.commit(masqueraded("dns", 53, ONE));
+    host.commit(masqueraded("log", 514, OTHER));
+    host.pass(Duration::ZERO);
+    let usage = |host: &Host| -> Vec<(String, u32, u32)> {
+        let usage = host.control.nat_usage().into_iter();
+        usage.map(|one| (one.address.to_string(), one.in_use, one.high_water)).collect()
+    };
+    (1..=5).for_each(|client| _ = host.ask(client, 53));
+    (1..=3).for_each(|client| _ = host.ask(client, 514));
+    assert_eq!(usage(&host), [], "no round was made");
+    host.collect(1);
+    let [first, other] = ["192.0.2.101", "192.0.2.102"].map(str::to_owned);
+    assert_eq!(usage(&host), [(first.clone(), 5, 5), (other.clone(), 3, 3)]);
+    host.pass(Duration::from_secs(40));
+    (6..=7).for_each(|client| _ = host.ask(client, 53));
+    host.collect(1);
+    assert_eq!(usage(&host), [(first.clone(), 7, 7), (other.clone(), 3, 3)]);
+    // The first ones' time is over.
+    host.pass(Duration::from_secs(30));
+    host.collect(2);
+    assert_eq!(usage(&host), [(first.clone(), 2, 7), (other.clone(), 0, 3)]);
+    host.pass(Duration::from_secs(70));
+    host.collect(2);
+    assert_eq!(usage(&host), [(first, 0, 7), (other, 0, 3)]);
+}

@@ -20,6 +20,7 @@ mod programs;
 mod repo;
 mod rustc_wrapper;
 mod setup;
+mod soak;
 mod test;
 mod toolchain;
 
@@ -57,6 +58,8 @@ enum Chore {
     Bench(bench::Arguments),
     /// Break the programs line by line, and require that the agreement test notices each time
     Mutation(mutation::Arguments),
+    /// Send real traffic for minutes while services and backends change 200 times a second, and require that nothing fails
+    Soak(soak::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Chore::Kernels(arguments) => kernels::run(&arguments),
         Chore::Mutation(arguments) => mutation::run(&arguments),
         Chore::Bench(arguments) => bench::run(&arguments),
+        Chore::Soak(arguments) => soak::run(&arguments),
         Chore::Test(arguments) => test::run(&arguments),
     };
     match result {

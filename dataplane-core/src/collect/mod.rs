@@ -9,10 +9,15 @@
 //! entries live and 270 µs where all are over, so that with the rest after it a round takes 4 to 5 % of a core while it
 //! lasts.
 
-use std::{sync::Arc, time::Duration};
+mod nat_usage;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use hashbrown::HashMap;
 
+pub use nat_usage::NatUsage;
+
+use self::nat_usage::NatCount;
 use crate::{
     model::IpFamily,
     pipeline::{Fate, Revoked, is_suspect},
@@ -55,6 +60,7 @@ pub(crate) struct Collector {
     /// What is to go.
     revoked: HashMap<(IpFamily, Revoked), (Departure, Search)>,
     done: Collected,
+    nat: NatCount,
 }
 
 /// A round through the tables.
@@ -88,6 +94,7 @@ impl Collector {
             next_slice: Duration::ZERO,
             revoked: HashMap::new(),
             done: Collected::default(),
+            nat: NatCount::default(),
         }
     }
 
@@ -105,6 +112,11 @@ impl Collector {
 
     pub fn done(&self) -> Collected {
         self.done
+    }
+
+    /// The reservations on each address of this host, as of the last whole round.
+    pub fn nat_usage(&self) -> Vec<NatUsage> {
+        self.nat.usage()
     }
 
     /// Does one slice, if one is due.
@@ -144,6 +156,7 @@ impl Collector {
             return None;
         }
         self.revoked.values_mut().for_each(|(_, search)| *search = Search::Clean);
+        self.nat.begin();
         Some(Round {
             family: IpFamily::V4,
             place: Place::Conntrack,
@@ -154,6 +167,7 @@ impl Collector {
 
     fn end(&mut self) {
         self.done.rounds += 1;
+        self.nat.end();
         self.revoked.retain(|_, (_, search)| *search != Search::Clean);
     }
 
@@ -183,10 +197,17 @@ impl Collector {
         table: &dyn FlowTable<F::Tuple, F::Flow>,
         round: &Round,
         at: &Moment,
-    ) -> Result<Option<ScanPosition>, TableError> {
+    ) -> Result<Option<ScanPosition>, TableError>
+    where
+        F::Address: Into<IpAddr>,
+    {
         let mut entries = Vec::new();
         let behind = table.scan(round.position, &mut entries)?;
         self.done.scanned += entries.len() as u64;
+        if round.place == Place::Nat {
+            // Replies come to the address that was lent.
+            entries.iter().for_each(|(tuple, _)| self.nat.add(tuple.destination().into()));
+        }
         let suspects: Vec<Suspect<F::Tuple>> = entries
             .iter()
             .filter_map(|(tuple, flow)| {
@@ -208,6 +229,9 @@ impl Collector {
         for (suspect, fate) in suspects.iter().zip(fates) {
             if fate == Fate::Removed {
                 let revoked = suspect.revoked != Revoked::default();
+                if round.place == Place::Nat {
+                    self.nat.subtract(suspect.tuple.destination().into());
+                }
                 *if revoked { &mut self.done.revoked } else { &mut self.done.expired } += 1;
             }
         }

@@ -14,7 +14,7 @@ use super::{
     wait::{Wakers, outcome},
 };
 use crate::{
-    collect::{Collected, Collector},
+    collect::{Collected, Collector, NatUsage},
     reconcile::{Engine, NextWake, Settings, Usage},
     source::{
         Changes, CommitError, ControlSource, Inbox, OwnerName, Precedence, Revision, SourceHandle, StopToken,
@@ -229,6 +229,12 @@ impl Controller {
     /// What the collector has done so far.
     pub fn collected(&self) -> Collected {
         self.shared.collector.lock().done()
+    }
+
+    /// How many ports source NAT has lent on each address of this host, as of the collector's last whole round: every
+    /// address that ever lent one, IPv4 first. Cost: linear in the addresses.
+    pub fn nat_usage(&self) -> Vec<NatUsage> {
+        self.shared.collector.lock().nat_usage()
     }
 
     /// Steps and collects on one thread that sleeps until there is something to do. Dropping what this returns ends it.

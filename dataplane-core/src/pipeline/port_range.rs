@@ -30,10 +30,16 @@ impl PortRange {
         self.count
     }
 
-    /// The port so many places behind the first, for less than twice their number: after the last comes the first.
+    /// The port so many places behind the first.
     #[inline(always)]
     pub(super) fn at(self, place: u32) -> Be16 {
-        let place = if place >= self.count { place.wrapping_sub(self.count) } else { place };
         Be16::new(self.first.wrapping_add(place) as u16)
+    }
+
+    /// The place so far behind another one, at most once around: behind the last comes the first.
+    #[inline(always)]
+    pub(super) fn behind(self, place: u32, distance: u32) -> u32 {
+        let place = place.wrapping_add(distance);
+        if place >= self.count { place.wrapping_sub(self.count) } else { place }
     }
 }

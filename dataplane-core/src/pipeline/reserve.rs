@@ -44,9 +44,16 @@ where
 
     let ports = PortRange::of(env);
     // Nobody outside is to know which port comes next (RFC 6056).
-    let start = spread(env.random(), ports.count());
-    let probes = if ports.count() < PROBES { ports.count() } else { PROBES };
-    let mut search = Search { work, env, now, seen, ports, start, outcome: TAKEN, second: 0 };
+    let random = env.random();
+    let place = spread(random, ports.count());
+    let (probes, stride) = if ports.count() <= PROBES {
+        (ports.count(), 1)
+    } else {
+        // Each search has a stride of its own: from one port to the next, all would end up behind the same long runs of
+        // ports that are taken. Odd, so that it meets as many ports as it makes probes where their number is a power of two.
+        (PROBES, spread(random << 16, ports.count()) | 1)
+    };
+    let mut search = Search { work, env, now, seen, ports, place, stride, outcome: TAKEN, second: 0 };
     env.repeat(probes, &mut search);
     let Search { work, outcome, second, .. } = search;
     match outcome {
@@ -89,7 +96,9 @@ struct Search<'a, F: Family, E> {
     now: Tick,
     seen: Seen,
     ports: PortRange,
-    start: u32,
+    /// Where in the range the next look is, and how far from there the one after it.
+    place: u32,
+    stride: u32,
     /// [`TAKEN`], [`RESERVED`] or [`FULL`].
     outcome: u32,
     /// A port whose flow can be done without, in the network's order; 0: none.
@@ -109,8 +118,9 @@ where
     E: Environment + Lookup<F>,
 {
     #[inline(always)]
-    fn step(&mut self, probe: u32) -> bool {
-        let port = self.ports.at(self.start.wrapping_add(probe));
+    fn step(&mut self, _probe: u32) -> bool {
+        let port = self.ports.at(self.place);
+        self.place = self.ports.behind(self.place, self.stride);
         let Self { work, env, now, seen, .. } = self;
         work.pair_tuple.set_destination_port(port);
         if let Some(entry) = Lookup::<F>::flow(*env, Place::Nat, &work.pair_tuple) {

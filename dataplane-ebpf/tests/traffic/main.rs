@@ -12,6 +12,9 @@
 //! | `affinity` | does a client come to the same backend again, as long as that takes new connections? |
 //! | `others` | what becomes of packets that are not served? |
 //! | `conntrack` | do flows live as long as they should, and no longer? |
+//! | `ports` | what becomes of 60,000 flows to one destination where there are fewer ports? |
+//! | `soak` | does anything fail, get mixed up or leak while services and backends change without end? |
+//! | `twin` | does what works through the kernel's own NAT work through ours? |
 //! | `upgrade` | what do connections feel of an agent that is stopped, killed and replaced? |
 //! | `answers` | is whoever sent what is dropped told of it? |
 //! | `errors` | do ICMP errors about what is balanced reach whom they are for? |
@@ -31,10 +34,15 @@ mod masquerade;
 mod neighbour;
 mod one_arm;
 mod others;
+mod peers;
 #[path = "../common/pins.rs"]
 mod pins;
+
+mod ports;
 mod removal;
+mod soak;
 mod torn;
 mod transfer;
+mod twin;
 mod upgrade;
 mod world;

@@ -18,7 +18,7 @@ use dataplane_testkit::{
 use crate::world::{Front, Hooks, PATIENCE, Sent, World, assert_checksums, backend_port};
 
 /// Takes every way to the client from the backends: what they answer must be sent to the balancer.
-fn cut_off(net: &LoadBalancerTopology) {
+pub fn cut_off(net: &LoadBalancerTopology) {
     for backend in &net.backends {
         for gateway in backend.gateways.both() {
             backend.namespace.delete_route(&Route::default_via(gateway)).unwrap();
@@ -181,6 +181,12 @@ fn ports_run_out_by_name_and_come_back() {
         assert!(exchange(socket) && exchange(socket), "a flow that goes on after an answer is one");
     }
     assert_eq!((reservations(&world), exhausted()), (7, 0));
+    let counted = wait_for(PATIENCE, "a round of the collector", || !world.control.nat_usage().is_empty());
+    counted.unwrap();
+    let usage = world.control.nat_usage();
+    let [usage] = usage.as_slice() else { panic!("{usage:?}") };
+    assert_eq!((usage.address, usage.high_water), (balancer.ip(), usage.in_use));
+    assert!((1..=7).contains(&usage.in_use), "{usage:?}");
 
     let late = open();
     assert!(!exchange(&late));

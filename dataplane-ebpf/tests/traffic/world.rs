@@ -10,6 +10,7 @@ use aya::programs::{Xdp, XdpMode as XdpFlags};
 use dataplane_core::{
     Controller, Running,
     abi::{ServiceCounters, ServiceKeyV4, ServiceKeyV6, map},
+    control::ControllerBuilder,
     model::{Affinity, Backend, Frontend, Masquerade, Protocol, Service},
     pipeline::{Hook, Verdict},
     source::{Precedence, SourceHandle},
@@ -150,9 +151,24 @@ impl World {
         net: LoadBalancerTopology,
         settings: impl FnOnce(Builder) -> Builder + Send,
     ) -> Self {
+        Self::controlled(hooks, net, settings, |builder| builder)
+    }
+
+    /// And with further settings of its controller.
+    pub fn controlled(
+        hooks: Hooks,
+        net: LoadBalancerTopology,
+        settings: impl FnOnce(Builder) -> Builder + Send,
+        control: impl FnOnce(ControllerBuilder) -> ControllerBuilder,
+    ) -> Self {
         let uplinks: Vec<String> =
             net.balancer_interfaces().map(|interface| interface.name().to_owned()).collect();
-        Self::at(hooks, net, &uplinks, settings)
+        Self::begin(hooks, net, &uplinks, settings, control)
+    }
+
+    /// Of the tables, unless set.
+    pub fn capacity() -> Capacity {
+        Capacity { conntrack: 1 << 16, ..Capacity::small() }
     }
 
     /// With these uplinks only.
@@ -161,6 +177,16 @@ impl World {
         net: LoadBalancerTopology,
         uplinks: &[String],
         settings: impl FnOnce(Builder) -> Builder + Send,
+    ) -> Self {
+        Self::begin(hooks, net, uplinks, settings, |builder| builder)
+    }
+
+    fn begin(
+        hooks: Hooks,
+        net: LoadBalancerTopology,
+        uplinks: &[String],
+        settings: impl FnOnce(Builder) -> Builder + Send,
+        control: impl FnOnce(ControllerBuilder) -> ControllerBuilder,
     ) -> Self {
         let ends = (hooks == Hooks::Xdp && net.switch.is_some()).then(|| XdpEnds::of(&net));
         if !hooks.xdp() {
@@ -171,8 +197,7 @@ impl World {
                 );
             }
         }
-        let capacity = Capacity { conntrack: 1 << 16, ..Capacity::small() };
-        let mut builder = EbpfDataplane::builder().unpinned().capacity(capacity);
+        let mut builder = EbpfDataplane::builder().unpinned().capacity(Self::capacity());
         for name in uplinks {
             let uplink = Uplink::named(name);
             builder = builder.uplink(match hooks {
@@ -203,7 +228,7 @@ impl World {
         if hooks == Hooks::XdpGeneric {
             know_neighbours(&net);
         }
-        let control = Controller::new(plane.tables()).unwrap();
+        let control = control(Controller::builder(plane.tables())).build().unwrap();
         let running = control.spawn().unwrap();
         let agent = control.register("test", Precedence::new(10)).unwrap();
         agent.synced();

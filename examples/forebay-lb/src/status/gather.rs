@@ -55,6 +55,16 @@ pub fn gather(parts: &Parts, around: Surroundings<'_>) -> Result<shape::Status, 
         services: services.collect::<Result<_, _>>()?,
         flows: shape::Flows { ipv4: v4.flows, ipv6: v6.flows },
         tables: fills(parts, &flows)?,
+        nat: parts
+            .control
+            .nat_usage()
+            .into_iter()
+            .map(|usage| shape::Nat {
+                address: usage.address,
+                in_use: usage.in_use,
+                high_water: usage.high_water,
+            })
+            .collect(),
         counters: counters.collect::<Result<_, TableError>>()?,
         collector: shape::Collector {
             rounds: collected.rounds,

@@ -29,6 +29,7 @@ pub struct Status {
     pub services: Vec<Service>,
     pub flows: Flows,
     pub tables: Vec<Table>,
+    pub nat: Vec<Nat>,
     /// Packets by hook (`xdp`, `ingress`, `egress`), what became of them, and why.
     pub counters: BTreeMap<&'static str, Verdicts>,
     pub collector: Collector,
@@ -196,6 +197,16 @@ pub struct Table {
     pub capacity: u64,
 }
 
+/// Ports that source NAT has lent, as the collector's last whole round found them.
+#[derive(Debug, Serialize)]
+pub struct Nat {
+    /// An address of this host.
+    pub address: IpAddr,
+    pub in_use: u32,
+    /// The most that a round found.
+    pub high_water: u32,
+}
+
 /// Packets by verdict.
 #[derive(Debug, Default, Serialize)]
 pub struct Verdicts {
@@ -306,6 +317,7 @@ mod tests {
             services: vec![service],
             flows: Flows { ipv4: 1, ipv6: 0 },
             tables: vec![Table { name: "slots", fill: 1, capacity: 2 }],
+            nat: vec![Nat { address: "192.0.2.1".parse().unwrap(), in_use: 1, high_water: 2 }],
             counters: ["xdp", "ingress", "egress"].map(|hook| (hook, Verdicts::default())).into(),
             collector: Collector { rounds: 1, scanned: 1, expired: 0, revoked: 0, failures: 0 },
         }
