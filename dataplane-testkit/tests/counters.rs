@@ -7,7 +7,7 @@ use dataplane_core::{
     Controller,
     abi::ServiceCounters,
     memory::{MemoryTables, SimulatedInterface, Simulator, Target},
-    model::{Backend, Frontend, Protocol, Service},
+    model::{Backend, Frontend, Masquerade, Protocol, Service},
     pipeline::{Hook, Verdict},
     source::Precedence,
     tables::{Capacity, Store},
@@ -23,6 +23,7 @@ fn service(name: &str, address: &str) -> Service {
     Service::builder(name)
         .frontend(Frontend::new(address.parse().unwrap(), 80, Protocol::Tcp).unwrap())
         .backend(Backend::new("198.51.100.2".parse().unwrap(), 8080).unwrap())
+        .masquerade(Masquerade::Never)
         .build()
         .unwrap()
 }
