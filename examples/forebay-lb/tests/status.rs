@@ -30,7 +30,8 @@ fn fields(value: &Value, path: &str, into: &mut BTreeSet<String>) {
         Value::Object(object) => {
             for (name, value) in object {
                 // Reasons are named in the core, and are not part of the shape.
-                let is_reason = ["pass", "leave", "drop"].iter().any(|action| path.ends_with(action));
+                let is_reason =
+                    ["pass", "leave", "answer", "drop"].iter().any(|action| path.ends_with(action));
                 if !is_reason {
                     let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
                     into.insert(path.clone());

@@ -227,6 +227,48 @@ pub const AGREEMENT: &[Mutation] = &[
         from: "if checksum.0 == 0 {",
         to: "if checksum.0 == 0xffff {",
     },
+    Mutation {
+        name: "nat-socket",
+        breaks: "reserve: a port that a socket of the host has is lent",
+        file: "dataplane-core/src/pipeline/reserve.rs",
+        from: "if Lookup::<F>::is_bound(*env, &work.pair_tuple) {",
+        to: "if work.pair_tuple.protocol() == 0 {",
+    },
+    Mutation {
+        name: "nat-margin",
+        breaks: "reserve: a reservation ends with its flow, whose packets still come",
+        file: "dataplane-core/src/pipeline/seen.rs",
+        from: "let margin = if is_reservation { RESERVATION_MARGIN } else { 0 };",
+        to: "let margin = if is_reservation { RESERVATION_MARGIN & 0 } else { 0 };",
+    },
+    Mutation {
+        name: "nat-range",
+        breaks: "reserve: the port behind the last one of the range is lent",
+        file: "dataplane-core/src/pipeline/port_range.rs",
+        from: "if place >= self.count { place.wrapping_sub(self.count) } else { place }",
+        to: "if place > self.count { place.wrapping_sub(self.count) } else { place }",
+    },
+    Mutation {
+        name: "nat-last-port",
+        breaks: "decide: answers to the last port of the range are not looked for",
+        file: "dataplane-core/src/pipeline/port_range.rs",
+        from: "u32::from(port.get()).wrapping_sub(self.first) < self.count",
+        to: "u32::from(port.get()).wrapping_sub(self.first) < self.count.wrapping_sub(1)",
+    },
+    Mutation {
+        name: "nat-pair",
+        breaks: "reserve: who gets another one's port gets that one's way back, too",
+        file: "dataplane-core/src/pipeline/reserve.rs",
+        from: "take_from(work, env, now);",
+        to: "take_from(work, env, now); if true { return insert(work, env, now, seen).map_err(|_| DropReason::Contended); }",
+    },
+    Mutation {
+        name: "nat-other-half",
+        breaks: "reserve: who loses a port goes on sending from it",
+        file: "dataplane-core/src/pipeline/reserve.rs",
+        from: "remove_other_half::<F, E>(pair_tuple, found, pair, env);",
+        to: "let _kept = (found, pair);",
+    },
 ];
 
 /// Mutations that the torn-read test must catch.
