@@ -40,17 +40,18 @@ const SUITES: &[Suite] = &[
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Only this mutation
-    #[arg(long)]
-    only: Option<String>,
+    /// Only these mutations, separated by commas
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let chosen = |mutation: &Mutation| arguments.only.as_deref().is_none_or(|only| only == mutation.name);
+    let only = &arguments.only;
+    let chosen = |mutation: &Mutation| only.is_empty() || only.iter().any(|name| name == mutation.name);
     let all = || SUITES.iter().flat_map(|suite| suite.mutations);
-    if !all().any(chosen) {
+    if let Some(unknown) = only.iter().find(|name| !all().any(|mutation| mutation.name == name.as_str())) {
         let names: Vec<_> = all().map(|mutation| mutation.name).collect();
-        bail!("there is no such mutation; there are: {}", names.join(", "));
+        bail!("there is no mutation {unknown}; there are: {}", names.join(", "));
     }
     if let Err(reason) = machine::can_run_kernel_tests() {
         if machine::kernel_is_required() {

@@ -122,6 +122,25 @@ fn each_flow_to_one_backend_has_a_port_of_its_own_and_flows_to_another_may_share
     assert_eq!(source_of(&host, &tcp(&client(1), V4.service, SYN)), own_port(V4, FIRST));
 }
 
+/// From a random place on, in strides of a random length where there are more ports than looks, and around the range.
+#[test]
+fn the_search_goes_round_the_range_and_no_further() {
+    // In a range of 4 it begins at the last port; in one of 64 in the middle, and goes on by 17.
+    for (count, random, places) in [(4, 0xc000_0000, [3, 0, 1, 2]), (64, 0x8000_4000, [32, 49, 2, 19])] {
+        for cast in [V4, V6] {
+            let mut host = host_with_ports(count);
+            host.simulator.set_random(Some(random));
+            host.serve(cast, UDP);
+            let mut client: std::net::SocketAddr = cast.client.parse().unwrap();
+            for place in places {
+                client.set_port(client.port() + 1);
+                let source = source_of(&host, &udp(&client.to_string(), cast.service));
+                assert_eq!(source, own_port(cast, FIRST + place));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_port_of_a_socket_is_not_lent() {
     let mut host = host_with_ports(2);
