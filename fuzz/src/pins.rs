@@ -23,7 +23,8 @@ use dataplane_testkit::{
 };
 use zerocopy::FromBytes as _;
 
-const CAPACITY: Capacity = Capacity { frontends: 12, slots: 512, backends: 12, conntrack: 8 };
+const CAPACITY: Capacity =
+    Capacity { frontends: 12, slots: 512, backends: 12, conntrack: 8, nat: 64, affinity: 64 };
 /// Frontends that may be wanted, of each family.
 const FRONTENDS: u8 = 4;
 /// Backends that may be wanted, of each family.
@@ -220,7 +221,7 @@ impl Damage {
                 words.store(index.below(words.capacity()), &[word.0]).unwrap_or(());
             }
             Self::Header { line, entries, table } => {
-                slot(line.below(64) * 8, SlotHeader::new(entries.get(), table.get()).0);
+                slot(line.below(64) * 8, SlotHeader::new(entries.get(), table.get() as u16, 0).0);
             }
             Self::Entry { place, index, generation } => {
                 slot(place.below(512), BackendRef::new(index.get(), generation.get()).0);
