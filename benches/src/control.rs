@@ -93,9 +93,9 @@ mod tests {
         let tables = Arc::new(MemoryTables::new(capacity(2_000)));
         let control = Control::new(tables.clone()).unwrap();
         control.replace(Catalogue::new(2_000).all().unwrap()).unwrap();
-        assert_eq!(tables.services_v4().fill(), Ok(2_000));
+        assert_eq!(tables.services_v4().fill(), Ok(4_000), "with an address each");
         control.change(service(2_000, &[]).unwrap()).unwrap();
-        assert_eq!(tables.services_v4().fill(), Ok(2_001));
+        assert_eq!(tables.services_v4().fill(), Ok(4_002));
     }
 
     #[test]

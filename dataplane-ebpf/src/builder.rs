@@ -16,7 +16,7 @@ use aya::{
 use dataplane_core::{
     abi::{DEFAULT_ANSWERS_A_SECOND, INTERFACE_PLACES, SLOT_LINE_WORDS, map},
     model::NatPorts,
-    pipeline::Timeouts,
+    pipeline::{AddressSettings, Timeouts},
     tables::Capacity,
 };
 
@@ -41,6 +41,7 @@ pub struct Builder {
     pub(crate) timeouts: Timeouts,
     pub(crate) nat_ports: NatPorts,
     pub(crate) answers_a_second: Option<u32>,
+    pub(crate) addresses: AddressSettings,
     pub(crate) uplinks: Vec<Uplink>,
     pub(crate) run_directory: Option<PathBuf>,
     pub(crate) pins: Option<PinDir>,
@@ -94,6 +95,21 @@ impl Builder {
     /// 1,000 unless set; 0: none, and whoever it was for waits in vain.
     pub fn answers_a_second(mut self, answers: u32) -> Self {
         self.answers_a_second = Some(answers);
+        self
+    }
+
+    /// Whether virtual addresses answer echo requests; unless set they do, within [`answers_a_second`](Self::answers_a_second).
+    /// Those that are addresses of this host as well, and those that it has no route to, are left to its stack.
+    pub fn answer_ping(mut self, answer: bool) -> Self {
+        self.addresses.answer_ping = answer;
+        self
+    }
+
+    /// Whether TCP and UDP to a virtual address are dropped (`no-port`) at ports that no service has there; unless set they are
+    /// passed to the stack, as they always are where the address is one of this host as well, or it has no route to it. It
+    /// costs packets of no service one lookup more.
+    pub fn drop_unserved_ports(mut self, drop: bool) -> Self {
+        self.addresses.drop_unserved_ports = drop;
         self
     }
 
@@ -181,7 +197,7 @@ impl Builder {
         let lock = parts.pins.as_ref().map(|pins| pins.lock());
         let tables = KernelTables::new(maps, looks.map(bpf::Program::new), batch, lock)?;
         let answers = self.answers_a_second.unwrap_or(DEFAULT_ANSWERS_A_SECOND);
-        tables.configure(&self.timeouts, self.nat_ports, answers)?;
+        tables.configure(&self.timeouts, self.nat_ports, answers, self.addresses)?;
         let reserved = self.reserve_ports(&parts)?;
         EbpfDataplane::attach(parts, ebpf, Arc::new(tables), pinned.is_some(), reserved)
     }

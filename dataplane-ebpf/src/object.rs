@@ -224,8 +224,8 @@ macro_rules! spec {
 
 /// Every map that control reads or writes.
 pub(crate) const MAPS: &[MapSpec] = &[
-    spec!(hash BPF_MAP_TYPE_HASH, SERVICES_V4, ServiceKeyV4 => ServiceRef, |c| c.frontends),
-    spec!(hash BPF_MAP_TYPE_HASH, SERVICES_V6, ServiceKeyV6 => ServiceRef, |c| c.frontends),
+    spec!(hash BPF_MAP_TYPE_HASH, SERVICES_V4, ServiceKeyV4 => ServiceRef, |c| c.frontend_entries()),
+    spec!(hash BPF_MAP_TYPE_HASH, SERVICES_V6, ServiceKeyV6 => ServiceRef, |c| c.frontend_entries()),
     spec!(hash BPF_MAP_TYPE_LRU_HASH, CONNTRACK_V4, TupleV4 => FlowV4, |c| c.conntrack),
     spec!(hash BPF_MAP_TYPE_LRU_HASH, CONNTRACK_V6, TupleV6 => FlowV6, |c| c.conntrack),
     spec!(hash BPF_MAP_TYPE_HASH, NAT_V4, TupleV4 => FlowV4, |c| c.nat),

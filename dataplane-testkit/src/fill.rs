@@ -91,7 +91,7 @@ impl Filler {
         array.store(backend.index(), &[0])
     }
 
-    /// Writes a frontend with this list of backends, each as often as it stands there.
+    /// Writes a frontend and its address, with this list of backends, each as often as it stands there.
     ///
     /// # Errors
     /// [`TableError`] where the store refuses.
@@ -116,10 +116,14 @@ impl Filler {
             IpAddr::V4(ip) => {
                 let key = ServiceKeyV4 { address: ip.into(), port, protocol, scope: 0 };
                 store.services_v4().insert(&key, &reference)?;
+                let key = ServiceKeyV4 { address: ip.into(), port: Be16(0), protocol: 0, scope: 0 };
+                store.services_v4().insert(&key, &ServiceRef::of_address(key.tag()))?;
             }
             IpAddr::V6(ip) => {
                 let key = ServiceKeyV6 { address: ip.into(), port, protocol, scope: 0 };
                 store.services_v6().insert(&key, &reference)?;
+                let key = ServiceKeyV6 { address: ip.into(), port: Be16(0), protocol: 0, scope: 0 };
+                store.services_v6().insert(&key, &ServiceRef::of_address(key.tag()))?;
             }
         }
         Ok(service)

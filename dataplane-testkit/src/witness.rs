@@ -150,13 +150,37 @@ impl Witness {
         }
     }
 
+    /// Checks that each address of a frontend stands in the hash, and no other. Once all is applied, this holds.
+    ///
+    /// # Panics
+    /// Where one is missing, stands there for nobody, or as something else.
+    pub fn addresses_match_frontends(&self) {
+        let all = entries_of_frontends(&*self.inner);
+        let mut standing = BTreeSet::new();
+        let mut wanted = BTreeSet::new();
+        for (_, found, key) in all {
+            match key {
+                ServiceKey::V4(k) if key.address().is_none() => {
+                    wanted.insert(std::net::IpAddr::V4(k.address.into()));
+                }
+                ServiceKey::V6(k) if key.address().is_none() => {
+                    wanted.insert(std::net::IpAddr::V6(k.address.into()));
+                }
+                _ => {
+                    assert_eq!(found, ServiceRef::of_address(key.tag()), "{key:?}");
+                    standing.extend(key.address());
+                }
+            }
+        }
+        assert_eq!(standing, wanted, "addresses in the hash, and those of frontends");
+    }
+
     /// What is in the tables: frontends, words that point somewhere, and backends with a generation.
     ///
     /// # Panics
     /// Where a table cannot be read.
     pub fn contents(&self) -> (u32, u32, u32) {
-        let frontends = self.inner.services_v4().fill().expect("readable tables")
-            + self.inner.services_v6().fill().expect("readable tables");
+        let frontends = references(&*self.inner).len() as u32;
         let pointing = count(self.inner.service_words(), |word| word != 0);
         let living = |array| count(array, |word| word as u32 != 0);
         (frontends, pointing, living(self.inner.backends_v4()) + living(self.inner.backends_v6()))
@@ -200,8 +224,15 @@ fn list_of(store: &dyn Store, frontend: &Frontend) -> Option<(Array, Vec<u64>)> 
     Some((array, list))
 }
 
-/// What the hash has at this moment.
+/// The frontends that the hash has at this moment.
 fn references(store: &dyn Store) -> Vec<(Array, ServiceRef, ServiceKey)> {
+    let mut frontends = entries_of_frontends(store);
+    frontends.retain(|(_, _, key)| key.address().is_none());
+    frontends
+}
+
+/// What the hash has at this moment: frontends, and their addresses.
+fn entries_of_frontends(store: &dyn Store) -> Vec<(Array, ServiceRef, ServiceKey)> {
     let mut keys: Vec<(Array, ServiceRef, ServiceKey)> = Vec::new();
     for entry in store.services_v4().entries() {
         let (key, found) = entry.expect("readable tables");

@@ -293,11 +293,11 @@ fn one_change_among_many_touches_no_other_service() {
     };
     assert_eq!(cost(&picture), 2);
     assert_eq!(cost(&picture), 0);
-    // Its entry in the hash, and its word.
+    // Its entry in the hash, its address's, and its word.
     let remove = || {
         agent.transaction().remove(service(78, &[]).name()).commit().unwrap();
     };
-    assert_eq!(cost(&remove), 2);
+    assert_eq!(cost(&remove), 3);
 }
 
 /// Needs almost all lines of the slot table and almost all backends: a second one fits only where the first was.

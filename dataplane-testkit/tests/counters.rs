@@ -39,7 +39,13 @@ fn a_reused_index_begins_to_count_at_zero() {
     agent.synced();
     let index_of = |address: [u8; 4]| {
         let mut found = tables.services_v4().entries().map(Result::unwrap);
-        found.find(|(key, _)| std::net::Ipv4Addr::from(key.address).octets() == address).unwrap().1.index()
+        found
+            .find(|(key, _)| {
+                key.port.get() == 80 && std::net::Ipv4Addr::from(key.address).octets() == address
+            })
+            .unwrap()
+            .1
+            .index()
     };
 
     agent.transaction().upsert(service("first", "203.0.113.1")).commit().unwrap();

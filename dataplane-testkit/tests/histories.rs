@@ -484,6 +484,7 @@ impl World {
         }
         if self.left.is_none() {
             self.witness.marks_match_lists();
+            self.witness.addresses_match_frontends();
         }
     }
 

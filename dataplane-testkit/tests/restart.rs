@@ -517,7 +517,8 @@ fn broken_tables_are_mended() {
         second.is_synced();
         let all: Vec<SocketAddr> = hosts.iter().map(|&host| backend(host).socket_address()).collect();
         assert_eq!(resolve(&*tables, &frontend(1)), Some(all), "{what}");
-        assert_eq!(tables.services_v4().fill(), Ok(2), "{what}");
+        // And their address.
+        assert_eq!(tables.services_v4().fill(), Ok(3), "{what}");
         let usage = second.control.usage();
         assert_eq!(
             (usage.frontends, usage.frontend_indexes, usage.lists, usage.backends_v4),
@@ -531,8 +532,10 @@ fn broken_tables_are_mended() {
         third.is_synced();
         third.says(&[service(2, &[30, 31]), service(3, &hosts)]);
         witness.marks_match_lists();
+        witness.addresses_match_frontends();
         third.says(&services);
         witness.marks_match_lists();
+        witness.addresses_match_frontends();
         third.ends_empty(&*tables);
     }
 }

@@ -168,9 +168,11 @@ pub fn go_on(data: &[u8]) {
     agent.replace(services).expect("a picture without conflicts");
     let now = settle(&control, Duration::ZERO);
     witness.marks_match_lists();
+    witness.addresses_match_frontends();
     agent.replace(first.services()).expect("a picture without conflicts");
     let now = settle(&control, now);
     witness.marks_match_lists();
+    witness.addresses_match_frontends();
     agent.replace([]).expect("a picture without conflicts");
     settle(&control, now);
     let mut usage = control.usage();

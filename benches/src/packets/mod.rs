@@ -156,15 +156,15 @@ impl Bench<'_> {
         let key = if family == Family::V4 { "16" } else { "40" };
         let name = format!("L(n): LRU lookup, key {key}, + parse + XDP_TX");
         base.lookup = Some(self.row(base, &name, programs.lookup, XDP_TX)?);
-        self.counted(base, Hook::Xdp, Peer::Service)?;
-        self.counted(base, Hook::Xdp, Peer::Nobody)?;
+        self.counted(base, Hook::Xdp, Peer::Service, "")?;
+        self.strangers(base, Hook::Xdp)?;
 
         self.world.set_peer(family, Peer::Service, TCP_ACK)?;
         base.prelude = self.sample(family, programs.tc_prelude, TC_OK, flows)?;
         let trusted = base.prelude.is_trusted();
         self.push("prelude at tc", family.name(), flows, base.prelude, 0.0, None, trusted);
-        self.counted(base, Hook::Ingress, Peer::Service)?;
-        self.counted(base, Hook::Ingress, Peer::Nobody)
+        self.counted(base, Hook::Ingress, Peer::Service, "")?;
+        self.strangers(base, Hook::Ingress)
     }
 
     /// Fills the floors' table and opens the flows, with all three packets of each handshake. In the order of their
@@ -183,9 +183,18 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// Packets of no service, as they are, and where it is asked whether they are for a virtual address.
+    fn strangers(&mut self, base: Base, hook: Hook) -> Result<()> {
+        self.counted(base, hook, Peer::Nobody, "")?;
+        self.world.drop_unserved_ports(true)?;
+        let counted = self.counted(base, hook, Peer::Nobody, ", unserved ports dropped");
+        self.world.drop_unserved_ports(false)?;
+        counted
+    }
+
     /// One of our programs. The kernel tells the verdict of a sample's last packet only, so its counters must account
     /// for every single one.
-    fn counted(&mut self, base: Base, hook: Hook, peer: Peer) -> Result<()> {
+    fn counted(&mut self, base: Base, hook: Hook, peer: Peer, how: &str) -> Result<()> {
         let programs = base.family.programs();
         let (program, place) = match hook {
             Hook::Xdp => (programs.xdp, "Forebay, XDP"),
@@ -210,7 +219,7 @@ impl Bench<'_> {
             Ok((world.count(hook, verdict)?, all))
         };
         let before = counted(&self.world)?;
-        self.row(base, &format!("{place}: {what}"), program, returned)?;
+        self.row(base, &format!("{place}: {what}{how}"), program, returned)?;
         let after = counted(&self.world)?;
         let (wanted, all) = (after.0 - before.0, after.1 - before.1);
         if wanted != all {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use aya::maps::{Array, Map, MapData};
 use dataplane_core::{
     abi::{INTERFACE_PLACES, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry},
-    pipeline::{Hook, Verdict},
+    pipeline::{AddressSettings, Hook, Verdict},
     tables::{Capacity, Store},
     wire::{Ipv4Address, Ipv6Address, PROTOCOL_TCP, TCP_ACK},
 };
@@ -205,6 +205,15 @@ impl World {
             bail!("{program} returned {}, not {verdict}: it did not do its work", outcome.returned as i32);
         }
         Ok(outcome.duration.as_nanos() as f64)
+    }
+
+    /// Has packets to virtual addresses dropped at ports without a service, or not.
+    ///
+    /// # Errors
+    /// The table's.
+    pub fn drop_unserved_ports(&self, drop_unserved_ports: bool) -> Result<()> {
+        let settings = AddressSettings { drop_unserved_ports, ..AddressSettings::default() };
+        Ok(self.plane.tables().set_addresses(settings)?)
     }
 
     /// How many packets had this verdict at this hook since the dataplane was opened.

@@ -6,6 +6,11 @@ pub const CONFIG_WORDS: u32 = 64;
 /// How many packets of our own each CPU sends a second where nothing else is said.
 pub const DEFAULT_ANSWERS_A_SECOND: u32 = 1_000;
 
+/// In [`Setting::Addresses`]: echo requests are answered.
+pub const ADDRESSES_ANSWER_PING: u32 = 1;
+/// In [`Setting::Addresses`]: packets to ports that no service has are dropped.
+pub const ADDRESSES_DROP_UNSERVED: u32 = 2;
+
 /// A value in the configuration, and its place there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -27,6 +32,9 @@ pub enum Setting {
     NatPorts = 6,
     /// How many packets of our own each CPU sends a second, to answer what is dropped.
     AnswersASecond = 7,
+    /// What becomes of packets to virtual addresses that are of no service: [`ADDRESSES_ANSWER_PING`] and
+    /// [`ADDRESSES_DROP_UNSERVED`].
+    Addresses = 8,
 }
 
 /// How many words the inputs for tests have.

@@ -22,7 +22,10 @@ mod suspect;
 
 pub use affinity::{AffinityEntry, AffinityHead, AffinityKeyV4, AffinityKeyV6};
 pub use backend::{BACKEND_DRAINING, BACKEND_LOCAL, BackendRef, BackendV4, BackendV6};
-pub use config::{CONFIG_WORDS, DEFAULT_ANSWERS_A_SECOND, Setting, TEST_INPUT_WORDS, TestInput};
+pub use config::{
+    ADDRESSES_ANSWER_PING, ADDRESSES_DROP_UNSERVED, CONFIG_WORDS, DEFAULT_ANSWERS_A_SECOND, Setting,
+    TEST_INPUT_WORDS, TestInput,
+};
 pub use counters::{COUNTERS, ServiceCounters, counter_index};
 pub use flow::{FLOW_LOCAL, FLOW_MASQUERADED, FLOW_REPLY, FlowV4, FlowV6, StateWord, TupleV4, TupleV6};
 pub use interface::{

@@ -94,6 +94,14 @@ word_of_two! {
     tag: "The key's tag; another one means that the element was recycled: a miss."
 }
 
+impl ServiceRef {
+    /// What stands in the table of frontends for a virtual address itself, with port and protocol 0: there is no word.
+    #[inline(always)]
+    pub const fn of_address(tag: u32) -> Self {
+        Self::new(u32::MAX, tag)
+    }
+}
+
 word_of_two! {
     /// What a frontend points to now. Storing this word switches the frontend from one list of backends to another;
     /// 0 means that there is none.

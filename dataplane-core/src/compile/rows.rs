@@ -264,6 +264,25 @@ impl ServiceKey {
     }
 }
 
+impl ServiceKey {
+    /// Under which a virtual address itself stands in the table of frontends.
+    pub fn of_address(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => Self::V4(V4::service_key(v4.into(), Be16(0), 0)),
+            IpAddr::V6(v6) => Self::V6(V6::service_key(v6.into(), Be16(0), 0)),
+        }
+    }
+
+    /// The virtual address that this is the key of; `None` where it is a frontend's.
+    pub fn address(&self) -> Option<IpAddr> {
+        let address = match *self {
+            Self::V4(key) => IpAddr::V4(key.address.into()),
+            Self::V6(key) => IpAddr::V6(key.address.into()),
+        };
+        (Self::of_address(address) == *self).then_some(address)
+    }
+}
+
 impl From<&Frontend> for ServiceKey {
     fn from(frontend: &Frontend) -> Self {
         let port = Be16::new(frontend.port().get());

@@ -12,7 +12,7 @@ use crate::{
         ServiceKeyV4, ServiceKeyV6, ServiceRef, Setting, TupleV4, TupleV6, counter_index, map,
     },
     model::NatPorts,
-    pipeline::{Hook, Tick, Timeouts, Verdict, VerdictNumber},
+    pipeline::{AddressSettings, Hook, Tick, Timeouts, Verdict, VerdictNumber},
     tables::{Capacity, Cause, Claim, Counters, Operation, Store, TableError, Tables, WordArray},
 };
 
@@ -45,8 +45,8 @@ impl MemoryTables {
     /// Empty tables with the default time-outs.
     pub fn new(capacity: Capacity) -> Self {
         let tables = Self {
-            services_v4: Hashed::new(map::SERVICES_V4, capacity.frontends),
-            services_v6: Hashed::new(map::SERVICES_V6, capacity.frontends),
+            services_v4: Hashed::new(map::SERVICES_V4, capacity.frontend_entries()),
+            services_v6: Hashed::new(map::SERVICES_V6, capacity.frontend_entries()),
             service_words: Words::new(map::SERVICE_WORDS, capacity.frontends.saturating_mul(2), 1),
             slots: Words::new(map::SLOTS, capacity.slots, 1),
             backends_v4: Words::new(map::BACKENDS_V4, capacity.backends, 2),
@@ -69,6 +69,7 @@ impl MemoryTables {
         tables.set_timeouts(&Timeouts::default());
         tables.set_nat_ports(NatPorts::default());
         tables.set_answers_a_second(DEFAULT_ANSWERS_A_SECOND);
+        tables.set_addresses(AddressSettings::default());
         tables
     }
 
@@ -96,6 +97,11 @@ impl MemoryTables {
     /// Sets how many packets of our own are sent a second to answer what is dropped; 0: none.
     pub fn set_answers_a_second(&self, answers: u32) {
         self.set(Setting::AnswersASecond, answers.into());
+    }
+
+    /// Sets what becomes of packets to virtual addresses that are of no service; it holds from the next packet on.
+    pub fn set_addresses(&self, settings: AddressSettings) {
+        self.set(Setting::Addresses, settings.word());
     }
 
     /// Sets the clock: the nanoseconds since an arbitrary start.

@@ -159,7 +159,7 @@ where
 }
 
 #[inline(always)]
-fn untag<F: ParseFamily, P: Packet>(
+pub(super) fn untag<F: ParseFamily, P: Packet>(
     packet: &mut P,
     headers: &mut Headers<F>,
     link: &Link,

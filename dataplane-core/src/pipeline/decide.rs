@@ -29,6 +29,8 @@ pub enum Direction {
 pub(super) enum Decision<Entry> {
     /// It is not translated.
     Verdict(Verdict),
+    /// It is of no flow and of no service.
+    NoService,
     /// It is dropped by the frontend of this index.
     Refuse(DropReason, u32),
     /// It belongs to a connection that we know; its flow is in the workspace.
@@ -71,7 +73,7 @@ where
         return Decision::Verdict(NOT_OURS);
     }
     let Some((frontend, list)) = find_service(headers, env) else {
-        return Decision::Verdict(NOT_OURS);
+        return Decision::NoService;
     };
     if !headers.consistent {
         return Decision::Refuse(DropReason::Malformed, frontend);

@@ -89,6 +89,8 @@ pub trait ParseFamily: AnswerFamily {
     const CHECKSUM_OFFSET: Option<u32>;
     /// The protocol number of its ICMP.
     const ICMP: u8;
+    /// The types of an echo request and of its reply.
+    const ECHO: [u8; 2];
     /// The stage that handles its ICMP.
     const ICMP_STAGE: Stage;
     /// The stage that answers what is dropped.
@@ -173,6 +175,7 @@ impl AnswerFamily for V4 {
             AnswerReason::NoBackend => [icmp_type::DESTINATION_UNREACHABLE, 3],
             AnswerReason::HopLimit => [icmp_type::TIME_EXCEEDED, 0],
             AnswerReason::TooBig => [icmp_type::DESTINATION_UNREACHABLE, 4],
+            AnswerReason::Echo => [icmp_type::ECHO_REPLY, 0],
         }
     }
 }
@@ -211,6 +214,7 @@ impl AnswerFamily for V6 {
             AnswerReason::NoBackend => [icmpv6_type::DESTINATION_UNREACHABLE, 4],
             AnswerReason::HopLimit => [icmpv6_type::TIME_EXCEEDED, 0],
             AnswerReason::TooBig => [icmpv6_type::PACKET_TOO_BIG, 0],
+            AnswerReason::Echo => [icmpv6_type::ECHO_REPLY, 0],
         }
     }
 }
@@ -221,6 +225,7 @@ impl ParseFamily for V4 {
     const CHECKSUM_OFFSET: Option<u32> = Some(10);
     const MASQUERADE: Stage = Stage::MasqueradeV4;
     const ICMP: u8 = PROTOCOL_ICMP;
+    const ECHO: [u8; 2] = [icmp_type::ECHO_REQUEST, icmp_type::ECHO_REPLY];
     const ICMP_STAGE: Stage = Stage::IcmpV4;
     const ANSWER_STAGE: Stage = Stage::AnswerV4;
 
@@ -313,6 +318,7 @@ impl ParseFamily for V6 {
     const CHECKSUM_OFFSET: Option<u32> = None;
     const MASQUERADE: Stage = Stage::MasqueradeV6;
     const ICMP: u8 = PROTOCOL_ICMPV6;
+    const ECHO: [u8; 2] = [icmpv6_type::ECHO_REQUEST, icmpv6_type::ECHO_REPLY];
     const ICMP_STAGE: Stage = Stage::IcmpV6;
     const ANSWER_STAGE: Stage = Stage::AnswerV6;
 

@@ -10,8 +10,9 @@
 //! ```
 //!
 //! [`process`] is the whole of it; in the kernel it is parted into programs, one for each [`Stage`]. Cost: an established flow is one hash lookup, a new one two and two inserts; a
-//! packet of no service two lookups. None of it depends on the number of services, backends or flows.
+//! packet of no service two lookups, or three where ports without a service are dropped. None of it depends on the number of services, backends or flows.
 
+mod address;
 mod affinity;
 mod answer;
 mod collect;
@@ -32,6 +33,7 @@ mod translate;
 mod verdict;
 mod workspace;
 
+pub use address::AddressSettings;
 pub use answer::{AnswerBudget, AnswerFamily};
 pub use collect::{Fate, Revoked, collect, is_suspect};
 pub use decide::Direction;

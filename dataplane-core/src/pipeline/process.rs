@@ -3,7 +3,7 @@
 use super::{
     Action, ApplyError, Direction, DropReason, Environment, ErrorTranslation, Hook, HopLimit, LeaveReason,
     Link, NextHop, Packet, ParseFamily, PassReason, Route, RouteQuery, Routes, Stage, Step, Verdict,
-    VerdictNumber, answer,
+    VerdictNumber, address, answer,
     commit::{self, Opened},
     decide::{Decision, decide, find_known, serves},
     quote::parse_quote,
@@ -61,8 +61,8 @@ where
         Stage::V6 => handle_family(packet, env, &mut work.v6, &work.arrival),
         Stage::MasqueradeV4 => masquerade(packet, env, &mut work.v4, &work.arrival),
         Stage::MasqueradeV6 => masquerade(packet, env, &mut work.v6, &work.arrival),
-        Stage::IcmpV4 => handle_error(packet, env, &mut work.v4, &work.arrival).into(),
-        Stage::IcmpV6 => handle_error(packet, env, &mut work.v6, &work.arrival).into(),
+        Stage::IcmpV4 => handle_icmp(packet, env, &mut work.v4, &work.arrival).into(),
+        Stage::IcmpV6 => handle_icmp(packet, env, &mut work.v6, &work.arrival).into(),
         Stage::AnswerV4 => Step::done(answer::answer(packet, env, &mut work.v4, &work.arrival.link)),
         Stage::AnswerV6 => Step::done(answer::answer(packet, env, &mut work.v6, &work.arrival.link)),
     };
@@ -118,6 +118,7 @@ where
     let now = env.now();
     let result = match decide(work, env, packet.hook(), now) {
         Decision::Verdict(verdict) => return Step::done(verdict),
+        Decision::NoService => return Step::done(address::without_service(packet, env, work)),
         Decision::Refuse(reason, frontend) => Err(refuse(env, packet.hook(), reason, frontend).into()),
         Decision::Known(entry) => {
             commit::refresh(work, &entry, env, now);
@@ -143,6 +144,25 @@ where
             Step::Next(F::ANSWER_STAGE)
         }
         _ => Step::Done(verdict),
+    }
+}
+
+/// Handles ICMP: echo requests to a virtual address, and errors about flows.
+#[inline(always)]
+fn handle_icmp<F, P, E>(
+    packet: &mut P,
+    env: &E,
+    work: &mut Workspace<F>,
+    arrival: &Arrival,
+) -> Result<VerdictNumber, VerdictNumber>
+where
+    F: ParseFamily,
+    P: Packet,
+    E: Environment + Lookup<F> + Routes<F>,
+{
+    match address::echo(packet, env, work, &arrival.link) {
+        Some(verdict) => Ok(verdict.into()),
+        None => handle_error(packet, env, work, arrival),
     }
 }
 

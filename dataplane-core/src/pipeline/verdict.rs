@@ -81,6 +81,9 @@ reasons! {
         Unreadable = 7 "unreadable",
         /// The program that would have gone on is not in its place: never while a dataplane stands.
         NoProgram = 8 "no-program",
+        /// It is for a virtual address, of no service, and the stack's: the address is the host's own as well, or the host has no
+        /// route to it.
+        OwnAddress = 9 "own-address",
     }
 }
 
@@ -103,7 +106,7 @@ reasons! {
 }
 
 reasons! {
-    /// Why a packet of ours is dropped, and whoever sent it is told.
+    /// Why a packet of ours is dropped, and whoever sent it is told; or that it is answered.
     AnswerReason {
         /// The service has no backend that takes new flows: port unreachable, or a reset.
         NoBackend = 26 "no-backend",
@@ -111,6 +114,8 @@ reasons! {
         HopLimit = 27 "hop-limit",
         /// It is larger than the route allows and must not be split: fragmentation needed, or packet too big.
         TooBig = 28 "too-big",
+        /// An echo request to a virtual address: its reply.
+        Echo = 29 "echo",
     }
 }
 
@@ -122,6 +127,7 @@ impl AnswerReason {
             Self::NoBackend => DropReason::NoBackend,
             Self::HopLimit => DropReason::HopLimit,
             Self::TooBig => DropReason::TooBig,
+            Self::Echo => DropReason::AnswerLimit,
         }
     }
 }
@@ -161,6 +167,8 @@ reasons! {
         StackOnly = 45 "stack-only",
         /// It would be answered, and this CPU has sent as many answers as it may.
         AnswerLimit = 46 "answer-limit",
+        /// It is for a virtual address, at a port that no service has there.
+        NoPort = 47 "no-port",
     }
 }
 

@@ -1,6 +1,8 @@
 //! Carrying out the plans of several services at once, step by step.
 
-use std::vec::IntoIter;
+use std::{collections::BTreeMap, net::IpAddr, vec::IntoIter};
+
+use hashbrown::HashSet;
 
 use super::{Op, Presence, ledger::Ledger};
 use crate::{
@@ -147,18 +149,137 @@ impl Batch {
         }
     }
 
-    fn insert(self, jobs: &mut [Job], ledger: &mut Ledger, store: &dyn Store) {
+    /// How many of its frontends each address has here.
+    fn addresses(&self) -> BTreeMap<IpAddr, u32> {
+        let mut addresses = BTreeMap::new();
+        // Two jobs may take out the same one.
+        let owners = self.v4.owners.iter().chain(&self.v6.owners);
+        for frontend in owners.map(|(_, frontend)| *frontend).collect::<HashSet<Frontend>>() {
+            *addresses.entry(frontend.address()).or_default() += 1;
+        }
+        addresses
+    }
+
+    /// Nobody knows how what is about to be written stands, until it is: also not where an address goes wrong before it.
+    fn is_unsure(&self, ledger: &mut Ledger) {
+        for (_, frontend) in self.v4.owners.iter().chain(&self.v6.owners) {
+            ledger.listing_is(frontend, Presence::Unsure);
+        }
+    }
+
+    fn insert(mut self, jobs: &mut [Job], ledger: &mut Ledger, store: &dyn Store) {
+        self.is_unsure(ledger);
+        let mut missing = self.addresses();
+        missing.retain(|&address, _| ledger.addresses.listed(address) != Presence::Present);
+        let write = AddressBatch::of(missing.into_keys());
+        let failed = write.carry_out(ledger, Presence::Present, store);
+        self.give_up(&failed, jobs);
         self.v4.insert(jobs, ledger, store.services_v4());
         self.v6.insert(jobs, ledger, store.services_v6());
     }
 
-    fn remove(self, jobs: &mut [Job], ledger: &mut Ledger, store: &dyn Store) {
+    fn remove(mut self, jobs: &mut [Job], ledger: &mut Ledger, store: &dyn Store) {
+        self.is_unsure(ledger);
+        let mut surplus = self.addresses();
+        surplus.retain(|&address, &mut frontends| ledger.addresses.goes_with(address, frontends));
+        let write = AddressBatch::of(surplus.into_keys());
+        let failed = write.carry_out(ledger, Presence::Absent, store);
+        self.give_up(&failed, jobs);
         self.v4.remove(jobs, ledger, store.services_v4());
         self.v6.remove(jobs, ledger, store.services_v6());
     }
 }
 
+impl Batch {
+    /// Frontends whose address could not be written wait until their jobs are tried again.
+    fn give_up(&mut self, failed: &BTreeMap<IpAddr, TableError>, jobs: &mut [Job]) {
+        if failed.is_empty() {
+            return;
+        }
+        self.v4.give_up(failed, jobs);
+        self.v6.give_up(failed, jobs);
+    }
+}
+
+/// Addresses to be written to the tables of frontends, or taken out.
+struct AddressBatch {
+    v4: Vec<(IpAddr, ServiceKeyV4)>,
+    v6: Vec<(IpAddr, ServiceKeyV6)>,
+}
+
+impl AddressBatch {
+    fn of(addresses: impl Iterator<Item = IpAddr>) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for address in addresses {
+            match ServiceKey::of_address(address) {
+                ServiceKey::V4(key) => v4.push((address, key)),
+                ServiceKey::V6(key) => v6.push((address, key)),
+            }
+        }
+        Self { v4, v6 }
+    }
+
+    /// Writes them, or takes them out; returns those with which that failed.
+    fn carry_out(
+        self,
+        ledger: &mut Ledger,
+        then: Presence,
+        store: &dyn Store,
+    ) -> BTreeMap<IpAddr, TableError> {
+        let mut failed = BTreeMap::new();
+        let of_v4 = |key: &ServiceKeyV4| ServiceRef::of_address(key.tag());
+        let of_v6 = |key: &ServiceKeyV6| ServiceRef::of_address(key.tag());
+        write_addresses(&self.v4, store.services_v4(), of_v4, ledger, then, &mut failed);
+        write_addresses(&self.v6, store.services_v6(), of_v6, ledger, then, &mut failed);
+        failed
+    }
+}
+
+fn write_addresses<K: Copy>(
+    addresses: &[(IpAddr, K)],
+    table: &dyn HashTable<K, ServiceRef>,
+    reference: impl Fn(&K) -> ServiceRef,
+    ledger: &mut Ledger,
+    then: Presence,
+    failed: &mut BTreeMap<IpAddr, TableError>,
+) {
+    let keys: Vec<K> = addresses.iter().map(|&(_, key)| key).collect();
+    let entries: Vec<(K, ServiceRef)> = keys.iter().map(|key| (*key, reference(key))).collect();
+    for &(address, _) in addresses {
+        ledger.addresses.listing_is(address, Presence::Unsure);
+    }
+    let mut from = 0;
+    while from < addresses.len() {
+        let written = match then {
+            Presence::Present => table.insert_batch(&entries[from..]),
+            _ => table.remove_batch(&keys[from..]),
+        };
+        let done = written.map_or_else(|failed| failed.done, |()| addresses.len() - from);
+        for &(address, _) in &addresses[from..][..done] {
+            ledger.addresses.listing_is(address, then);
+        }
+        from += done;
+        if let (Err(error), Some(&(address, _))) = (written, addresses.get(from)) {
+            failed.insert(address, error.error);
+            from += 1;
+        }
+    }
+}
+
 impl<K: Copy> Entries<K> {
+    fn give_up(&mut self, failed: &BTreeMap<IpAddr, TableError>, jobs: &mut [Job]) {
+        let entries = std::mem::take(&mut self.entries).into_iter().zip(std::mem::take(&mut self.owners));
+        for (entry, (job, frontend)) in entries {
+            match failed.get(&frontend.address()) {
+                Some(error) => jobs[job].error = Some(*error),
+                None => {
+                    self.entries.push(entry);
+                    self.owners.push((job, frontend));
+                }
+            }
+        }
+    }
+
     fn add(&mut self, job: usize, row: &FrontendRow, key: K) {
         self.entries.push((key, row.reference()));
         self.owners.push((job, row.frontend));

@@ -31,7 +31,7 @@ impl Default for Capacity {
     /// 2^17 reservations and 65,536 clients with an affinity of each family.
     ///
     /// In the kernel that is 8 MiB of slots, 3 MiB of backends, some 70 MiB of conntrack and 35 MiB of reservations and 12 MiB of
-    /// affinities (allocated up front), 12 MiB of frontends, and 3 MiB of counters for each CPU.
+    /// affinities (allocated up front), 23 MiB of frontends, and 3 MiB of counters for each CPU.
     fn default() -> Self {
         Self {
             frontends: 1 << 16,
@@ -55,5 +55,11 @@ impl Capacity {
             nat: 1 << 9,
             affinity: 1 << 9,
         }
+    }
+
+    /// Entries in each family's table of frontends: besides the frontends, their addresses have one each, and there are no more
+    /// addresses than frontends.
+    pub const fn frontend_entries(&self) -> u32 {
+        self.frontends.saturating_mul(2)
     }
 }

@@ -11,8 +11,12 @@ pub const PROTOCOL_ICMPV6: u8 = 58;
 
 /// Types of ICMP messages (RFC 792).
 pub mod icmp_type {
+    /// Echo reply.
+    pub const ECHO_REPLY: u8 = 0;
     /// Destination unreachable, "fragmentation needed" among them.
     pub const DESTINATION_UNREACHABLE: u8 = 3;
+    /// Echo request.
+    pub const ECHO_REQUEST: u8 = 8;
     /// Time exceeded.
     pub const TIME_EXCEEDED: u8 = 11;
     /// Parameter problem.
@@ -29,6 +33,10 @@ pub mod icmpv6_type {
     pub const TIME_EXCEEDED: u8 = 3;
     /// Parameter problem.
     pub const PARAMETER_PROBLEM: u8 = 4;
+    /// Echo request.
+    pub const ECHO_REQUEST: u8 = 128;
+    /// Echo reply.
+    pub const ECHO_REPLY: u8 = 129;
 }
 
 /// The header. Behind an error's stands the beginning of the packet that it is about.

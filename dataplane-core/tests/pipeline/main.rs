@@ -4,6 +4,7 @@
 //! expectations that stand in each story.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
+mod addresses;
 mod affinity;
 mod answers;
 mod choices;

@@ -19,7 +19,7 @@ use dataplane_core::{
         map,
     },
     model::NatPorts,
-    pipeline::{Tick, Timeouts},
+    pipeline::{AddressSettings, Tick, Timeouts},
     tables::{Claim, Place, Store, TableError, Tables, WordArray},
 };
 use zerocopy::transmute;
@@ -163,10 +163,12 @@ impl KernelTables {
         timeouts: &Timeouts,
         ports: NatPorts,
         answers_a_second: u32,
+        addresses: AddressSettings,
     ) -> Result<(), TableError> {
         self.set_timeouts(timeouts)?;
         self.set_nat_ports(ports)?;
         self.set_answers_a_second(answers_a_second)?;
+        self.set_addresses(addresses)?;
         self.config.store(Setting::AbiVersion as u32, &[ABI_VERSION])
     }
 
@@ -187,6 +189,14 @@ impl KernelTables {
     /// As [`set_timeouts`](Self::set_timeouts).
     pub fn set_answers_a_second(&self, answers: u32) -> Result<(), TableError> {
         self.config.store(Setting::AnswersASecond as u32, &[answers.into()])
+    }
+
+    /// Sets what becomes of packets to virtual addresses that are of no service; it holds from the next packet on.
+    ///
+    /// # Errors
+    /// As [`set_timeouts`](Self::set_timeouts).
+    pub fn set_addresses(&self, settings: AddressSettings) -> Result<(), TableError> {
+        self.config.store(Setting::Addresses as u32, &[settings.word()])
     }
 
     /// The map of a table, by its name in [`abi::map`](dataplane_core::abi::map), for programs of the embedder's own.

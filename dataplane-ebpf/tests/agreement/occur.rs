@@ -114,6 +114,8 @@ fn can_occur(hook: Hook, family: Family, verdict: Verdict) -> bool {
         // A tag that is cut off. At tc the frames of test runs are long enough for two.
         Verdict::Pass(P::Malformed) if family == Family::Other => xdp,
         _ if family == Family::Other => false,
+        // What goes out is nobody's but its flow's.
+        Verdict::Pass(P::OwnAddress) => !out,
         Verdict::Pass(_) => true,
         Verdict::Leave(_) => xdp,
         Verdict::Deliver => !xdp,
@@ -140,6 +142,8 @@ fn can_of_errors(hook: Hook, family: Family, verdict: Verdict) -> bool {
         // An error opens nothing, and is of a flow that has a backend.
         Verdict::Drop(D::NoBackend | D::TupleInUse | D::Malformed) | Verdict::Answer(_) => false,
         Verdict::Drop(D::NoMasqueradeAddress | D::NatExhausted) => false,
+        // It is asked whose port it is of TCP and UDP alone, and whose address of echo requests.
+        Verdict::Drop(D::NoPort) | Verdict::Pass(P::OwnAddress) => false,
         // The one router that is no source for IPv4 is one for IPv6.
         Verdict::Pass(P::Martian) => true,
         Verdict::Deliver | Verdict::Forward | Verdict::Pass(_) | Verdict::Leave(_) => true,

@@ -159,9 +159,16 @@ fn client(world: &World, rng: &mut Rng) -> Frame {
     }
     let mut destination: SocketAddr = rng.pick(FRONTENDS[family]).parse().unwrap();
     match rng.below(100) {
-        0..=2 => destination.set_port(81),
-        3..=6 => destination = world.backend_address(family, rng),
+        0..=4 => destination.set_port(81),
+        5..=8 => destination = world.backend_address(family, rng),
         _ => {}
+    }
+    if rng.chance(5) {
+        let kind = if family == 0 { 8 } else { 128 };
+        let code = u8::from(rng.chance(5));
+        let length = if rng.chance(10) { 1200 + rng.below(300) } else { rng.below(64) };
+        let frame = Frame::icmp(source.ip(), destination.ip(), kind, code, rng.draw() as u32);
+        return frame.payload(&rng.bytes(length));
     }
     let protocol = if rng.chance(60) { TCP } else { UDP };
     packet(source, destination, protocol, rng)

@@ -12,6 +12,7 @@ use dataplane_core::{
     },
     memory::{MemoryTables, SimulatedInterface, Simulator, Target},
     model::NatPorts,
+    pipeline::AddressSettings,
     tables::{Capacity, Store},
 };
 use dataplane_ebpf::{EbpfDataplane, testing::TestDataplane};
@@ -117,6 +118,9 @@ impl World {
         kernel.plane().tables().set_answers_a_second(1 << 24).unwrap();
         tables.set_answers_a_second(1 << 24);
         tables.set_nat_ports(ports_of_nat);
+        let addresses = AddressSettings { answer_ping: true, drop_unserved_ports: true };
+        kernel.plane().tables().set_addresses(addresses).unwrap();
+        tables.set_addresses(addresses);
         let mut simulator = Simulator::new(tables);
         for protocol in [TCP, UDP] {
             simulator.bind(MASQUERADE.0.into(), BOUND, protocol);
@@ -161,6 +165,11 @@ impl World {
         world.route("2001:db8:20::/64", Some((back, "2001:db8:2::2")));
         world.route("198.51.100.131/32", None);
         world.route("2001:db8:21::/64", None);
+        // Virtual addresses that lead nowhere, or elsewhere; to the others there is no route, and they are the stack's.
+        world.route("203.0.113.10/32", None);
+        world.route("2001:db8:cafe::10/128", None);
+        world.route("203.0.113.11/32", Some((back, "198.51.100.2")));
+        world.route("2001:db8:cafe::11/128", Some((back, "2001:db8:2::2")));
         world.fill();
         world
     }

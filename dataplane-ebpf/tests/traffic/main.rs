@@ -17,11 +17,13 @@
 //! | `twin` | does what works through the kernel's own NAT work through ours? |
 //! | `upgrade` | what do connections feel of an agent that is stopped, killed and replaced? |
 //! | `answers` | is whoever sent what is dropped told of it? |
+//! | `addresses` | what becomes of what comes to a virtual address and is of no service? |
 //! | `errors` | do ICMP errors about what is balanced reach whom they are for? |
 //! | `torn` | does a packet ever see half of one list and half of another? |
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
+mod addresses;
 mod affinity;
 mod answers;
 mod balance;

@@ -200,7 +200,8 @@ fn no_backends(store: Arc<dyn Store>) {
 
 fn full_frontends(store: Arc<dyn Store>) {
     let mut world = World::new(store);
-    let capacity = world.store.services_v4().capacity() as u16;
+    // The other half is for addresses.
+    let capacity = world.store.services_v4().capacity() as u16 / 2;
     let old = |n: u16| service(&format!("old{n}"), &[v4(n + 1)], &[1]);
     world.replace((0..capacity - 1).map(old));
     let new = || service("new", &[v4(10_001), v4(10_002)], &[2]);

@@ -18,7 +18,12 @@ use std::{
 };
 
 use control_static::{Errors, Field, Reader};
-use dataplane_core::{abi::DEFAULT_ANSWERS_A_SECOND, model::NatPorts, pipeline::Timeouts, tables::Capacity};
+use dataplane_core::{
+    abi::DEFAULT_ANSWERS_A_SECOND,
+    model::NatPorts,
+    pipeline::{AddressSettings, Timeouts},
+    tables::Capacity,
+};
 use dataplane_ebpf::{Order, TcMode, Uplink, XdpMode};
 
 /// What the file says.
@@ -38,6 +43,8 @@ pub struct Config {
     pub nat_ports: NatPorts,
     /// How many answers each CPU sends a second to what is dropped.
     pub answers_a_second: u32,
+    /// What becomes of packets to virtual addresses that are of no service.
+    pub addresses: AddressSettings,
     /// Where tables and programs are pinned, if they are.
     pub pins: Option<PathBuf>,
     /// What Maglev tables are made with.
@@ -57,7 +64,7 @@ impl Config {
     }
 }
 
-const FIELDS: [&str; 9] = [
+const FIELDS: [&str; 11] = [
     "uplinks",
     "services",
     "status",
@@ -65,14 +72,27 @@ const FIELDS: [&str; 9] = [
     "timeouts",
     "nat_ports",
     "answers_a_second",
+    "answer_ping",
+    "drop_unserved_ports",
     "pins",
     "maglev_seed",
 ];
 
 fn document(root: &Field<'_>, folder: &Path, reader: &mut Reader<'_>) -> Option<Config> {
     let expected = "a mapping with `uplinks` and `services`";
-    let [uplinks, services, status, capacity, timeouts, nat_ports, answers, pins, maglev_seed] =
-        root.fields(&FIELDS, expected, reader)?;
+    let [
+        uplinks,
+        services,
+        status,
+        capacity,
+        timeouts,
+        nat_ports,
+        answers,
+        ping,
+        unserved,
+        pins,
+        maglev_seed,
+    ] = root.fields(&FIELDS, expected, reader)?;
 
     // Everything is read before the first `?`, so that one pass finds all that is wrong.
     let uplinks = match uplinks {
@@ -97,6 +117,9 @@ fn document(root: &Field<'_>, folder: &Path, reader: &mut Reader<'_>) -> Option<
         Some(answers) => Some(answers),
         None => field.refuse("how many each CPU sends: a number, or 0 for none", reader),
     });
+    let default = AddressSettings::default();
+    let answer_ping = or(ping, default.answer_ping, |field| truth(field, reader));
+    let drop_unserved_ports = or(unserved, default.drop_unserved_ports, |field| truth(field, reader));
     let pins =
         or(pins, None, |field| match field.text().map(PathBuf::from).filter(|path| path.is_absolute()) {
             Some(path) => Some(Some(path)),
@@ -115,6 +138,7 @@ fn document(root: &Field<'_>, folder: &Path, reader: &mut Reader<'_>) -> Option<
         timeouts: timeouts?,
         nat_ports: nat_ports?,
         answers_a_second: answers_a_second?,
+        addresses: AddressSettings { answer_ping: answer_ping?, drop_unserved_ports: drop_unserved_ports? },
         pins: pins?,
         maglev_seed: maglev_seed?.into(),
     })
@@ -123,6 +147,14 @@ fn document(root: &Field<'_>, folder: &Path, reader: &mut Reader<'_>) -> Option<
 /// The default where a field is not there; nothing where it is wrong.
 fn or<T>(field: Option<Field<'_>>, default: T, read: impl FnOnce(&Field<'_>) -> Option<T>) -> Option<T> {
     field.map_or(Some(default), |field| read(&field))
+}
+
+fn truth(field: &Field<'_>, reader: &mut Reader<'_>) -> Option<bool> {
+    match field.text() {
+        Some("true") => Some(true),
+        Some("false") => Some(false),
+        _ => field.refuse("`true` or `false`", reader),
+    }
 }
 
 fn uplinks(field: &Field<'_>, reader: &mut Reader<'_>) -> Option<Vec<Uplink>> {
@@ -328,6 +360,7 @@ mod tests {
         assert_eq!(config.uplinks, [Uplink::named("eth0")]);
         assert_eq!(config.services, Path::new("services.d"));
         assert_eq!(config.status.to_string(), "127.0.0.1:9095");
+        assert!(config.addresses.answer_ping && !config.addresses.drop_unserved_ports);
         assert_eq!((config.capacity, config.timeouts), (Capacity::default(), Timeouts::default()));
     }
 
@@ -343,6 +376,8 @@ status: '[::1]:80'
 capacity: {frontends: 1, backends: 2, slots: 16, conntrack: 64, nat: 5, affinity: 6}
 nat_ports: 2000-2001
 answers_a_second: 0
+answer_ping: false
+drop_unserved_ports: true
 pins: /sys/fs/bpf/edge
 maglev_seed: 4294967295
 timeouts: {tcp_opening: 1, tcp_established: 2, tcp_closing: 3, udp: 4, udp_stream: 5}
@@ -358,6 +393,8 @@ timeouts: {tcp_opening: 1, tcp_established: 2, tcp_closing: 3, udp: 4, udp_strea
         let expected = Capacity { frontends: 1, backends: 2, slots: 16, conntrack: 64, nat: 5, affinity: 6 };
         assert_eq!(config.capacity, expected);
         assert_eq!((config.nat_ports.range(), config.answers_a_second), (2000..=2001, 0));
+        let expected = AddressSettings { answer_ping: false, drop_unserved_ports: true };
+        assert_eq!(config.addresses, expected);
         let Timeouts { tcp_opening, tcp_established, tcp_closing, udp, udp_stream } = config.timeouts;
         let all = [tcp_opening, tcp_established, tcp_closing, udp, udp_stream];
         assert_eq!(all, [1000, 2000, 3000, 4000, 5000]);
@@ -376,6 +413,8 @@ timeouts: {udp: 0, tcp: 1}
 pins: here
 maglev_seed: -1
 nat_ports: 80-90
+answer_ping: 1
+drop_unserved_ports: yes
 ";
         let told = load(text).unwrap_err();
         let expected = "\
@@ -386,14 +425,16 @@ lb.yaml:2:38: uplinks[2].xdp: expected `auto`, `native`, `generic` or `off`, fou
 lb.yaml:2:45: uplinks[3]: uplink eth0 stands here a second time, first at lb.yaml:2:11
 lb.yaml:2:70: uplinks[4].zone: expected a conntrack zone: a number from 0 to 65535, found `65536`
 lb.yaml:2:104: uplinks[5].masquerade_as: expected an address of this host, or a list of one for each family, found the quoted text \"::\"
-lb.yaml:3:1: service: unknown field `service`: did you mean `services`? expected one of `uplinks`, `services`, `status`, `capacity`, `timeouts`, `nat_ports`, `answers_a_second`, `pins`, `maglev_seed`
+lb.yaml:3:1: service: unknown field `service`: did you mean `services`? expected one of `uplinks`, `services`, `status`, `capacity`, `timeouts`, `nat_ports`, `answers_a_second`, `answer_ping`, `drop_unserved_ports`, `pins`, `maglev_seed`
 lb.yaml:4:9: status: expected an address of the loopback and a port, such as `127.0.0.1:9095`, found `0.0.0.0:80`
 lb.yaml:5:23: capacity.conntrack: expected how many flows are kept: a number, 64 at least, found `63`
 lb.yaml:6:17: timeouts.udp: expected a number of seconds, 1 at least, found `0`
 lb.yaml:6:20: timeouts.tcp: unknown field `tcp`: expected one of `tcp_opening`, `tcp_established`, `tcp_closing`, `udp`, `udp_stream`
 lb.yaml:7:7: pins: expected the absolute path of a directory in a bpffs, such as /sys/fs/bpf/forebay, found `here`
 lb.yaml:8:14: maglev_seed: expected a number from 0 to 4294967295, found `-1`
-lb.yaml:9:12: nat_ports: expected a range of ports from 1024 on, such as `49152-65535`, found `80-90`";
+lb.yaml:9:12: nat_ports: expected a range of ports from 1024 on, such as `49152-65535`, found `80-90`
+lb.yaml:10:14: answer_ping: expected `true` or `false`, found `1`
+lb.yaml:11:22: drop_unserved_ports: expected `true` or `false`, found `yes`";
         assert_eq!(told, expected);
     }
 

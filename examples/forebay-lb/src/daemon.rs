@@ -14,6 +14,7 @@ use control_static::{StaticSource, StaticStatus};
 use dataplane_core::{
     Controller,
     control::{RunningSource, WaitError},
+    pipeline::AddressSettings,
     source::Precedence,
 };
 use dataplane_ebpf::{EbpfDataplane, PinDir};
@@ -164,6 +165,8 @@ fn serve_status(config: &Config, board: &Arc<Board>) -> Result<(), Failure> {
 fn open(config: &Config) -> Result<EbpfDataplane, Failure> {
     let builder = EbpfDataplane::builder().unpinned().capacity(config.capacity).timeouts(config.timeouts);
     let builder = builder.nat_ports(config.nat_ports).answers_a_second(config.answers_a_second);
+    let AddressSettings { answer_ping, drop_unserved_ports } = config.addresses;
+    let builder = builder.answer_ping(answer_ping).drop_unserved_ports(drop_unserved_ports);
     let builder = match &config.pins {
         Some(directory) => builder.pins(PinDir::new(directory)?),
         None => builder,

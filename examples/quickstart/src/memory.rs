@@ -170,7 +170,10 @@ impl Host {
         let v6 = tables.services_v6().entries().map(|entry| entry.map(|(_, found)| found.index()));
         let mut sum = 0;
         for index in v4.chain(v6) {
-            sum += tables.counters().service(index?)?.packets;
+            // An address has none.
+            if let Ok(index) = index.map(|index| tables.counters().service(index)) {
+                sum += index.map_or(0, |counters| counters.packets);
+            }
         }
         Ok(sum)
     }

@@ -221,6 +221,20 @@ pub const AGREEMENT: &[Mutation] = &[
         to: "if false",
     },
     Mutation {
+        name: "echo-checksum",
+        breaks: "a ping: the reply has the request's checksum",
+        file: "dataplane-core/src/pipeline/address.rs",
+        from: "packet.put(l4, IcmpHeader { kind: F::ECHO[1], checksum, ..icmp })?;",
+        to: "packet.put(l4, IcmpHeader { kind: F::ECHO[1], ..icmp })?;",
+    },
+    Mutation {
+        name: "own-address",
+        breaks: "a ping, or a port without a service: the host's own addresses are taken for nobody's",
+        file: "dataplane-core/src/pipeline/address.rs",
+        from: "matches!(Routes::<F>::route(env, &query, &mut work.hop), Route::Stack | Route::ForwardingOff)",
+        to: "matches!(Routes::<F>::route(env, &query, &mut work.hop), Route::ForwardingOff)",
+    },
+    Mutation {
         name: "no-udp-checksum",
         breaks: "apply: in XDP a UDP datagram without a checksum gets one",
         file: "dataplane-core/src/wire/checksum.rs",

@@ -8,11 +8,11 @@
 //! What no packet can reach is free one grace period later. What is no table of ours at all is mended on the way: each
 //! frontend, word and list is believed only as far as it can be read as a packet would.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
-use super::{Held, Ledger, List, Pointer, Room, Standing};
+use super::{Addresses, Held, Ledger, List, Pointer, Room, Standing};
 use crate::{
     abi::{BackendRef, SLOT_HEADER_WORDS, SLOT_LINE_WORDS, ServiceRef, ServiceWord, SlotHeader, map},
     compile::{Backends, FoundBackend, Indexes, Lines, ServiceKey, list_words},
@@ -98,8 +98,10 @@ impl Ledger {
             ),
             indexes: Indexes::found(indexes.len() as u32, next, |index| indexes[index as usize]),
             frontends: HashMap::new(),
-            listed_v4: room(map::SERVICES_V4, store.services_v4().capacity(), IpFamily::V4),
-            listed_v6: room(map::SERVICES_V6, store.services_v6().capacity(), IpFamily::V6),
+            addresses: Addresses::default(),
+            // The other half is for their addresses.
+            listed_v4: room(map::SERVICES_V4, store.services_v4().capacity() / 2, IpFamily::V4),
+            listed_v6: room(map::SERVICES_V6, store.services_v6().capacity() / 2, IpFamily::V6),
             lists: Slab::default(),
             services: Vec::new(),
             batch: 0,
@@ -117,6 +119,8 @@ impl Ledger {
             let (listed, word) = (Presence::Present, Pointer::Clear);
             let standing = Standing { index, holder: NOBODY, batch: 0, listed, word };
             ledger.frontends.insert(frontend, standing);
+            ledger.addresses.gain(&frontend);
+            ledger.addresses.listing_is(frontend.address(), Presence::Present);
             ledger.found.frontends.push(frontend);
         }
         for (base, list) in lists {
@@ -285,15 +289,22 @@ impl Ledger {
     }
 }
 
-/// The frontends in the hashes, with their indexes. What can't be one of ours is taken out: no packet finds anything by it.
+/// The frontends in the hashes, with their indexes. Their addresses stand there as well, and no others. What can't be one of ours is taken out: no packet finds anything by it.
 fn find_frontends(store: &dyn Store) -> Result<HashMap<Frontend, u32>, TableError> {
     let words = store.service_words();
     let mut by_index: HashMap<u32, (ServiceKey, Frontend)> = HashMap::new();
     let mut wrong = Vec::new();
+    let mut addresses = HashSet::new();
     let mut found = keys(store.services_v4().entries(), ServiceKey::V4)?;
     found.extend(keys(store.services_v6().entries(), ServiceKey::V6)?);
     for (key, reference) in found {
         let (tag, index) = (key.tag(), reference.index());
+        if let Some(address) = key.address()
+            && reference == ServiceRef::of_address(tag)
+        {
+            addresses.insert(address);
+            continue;
+        }
         let frontend = key.frontend().filter(|_| reference.tag() == tag && index < words.capacity());
         let Some(frontend) = frontend else {
             wrong.push(key);
@@ -310,11 +321,21 @@ fn find_frontends(store: &dyn Store) -> Result<HashMap<Frontend, u32>, TableErro
             ),
         }
     }
+    let wanted: HashSet<IpAddr> = by_index.values().map(|(_, frontend)| frontend.address()).collect();
+    wrong.extend(addresses.difference(&wanted).map(|&address| ServiceKey::of_address(address)));
     for key in wrong {
         match key {
             ServiceKey::V4(key) => store.services_v4().remove(&key)?,
             ServiceKey::V6(key) => store.services_v6().remove(&key)?,
         };
+    }
+    for address in wanted.difference(&addresses) {
+        let key = ServiceKey::of_address(*address);
+        let reference = ServiceRef::of_address(key.tag());
+        match key {
+            ServiceKey::V4(key) => store.services_v4().insert(&key, &reference)?,
+            ServiceKey::V6(key) => store.services_v6().insert(&key, &reference)?,
+        }
     }
     Ok(by_index.into_iter().map(|(index, (_, frontend))| (frontend, index)).collect())
 }

@@ -1,5 +1,6 @@
 //! What may stand in the tables, and what is free there.
 
+mod addresses;
 mod departure;
 mod found;
 mod reserved;
@@ -8,7 +9,7 @@ use hashbrown::HashMap;
 
 pub(crate) use self::departure::Departure;
 pub(super) use self::found::NOBODY;
-use self::{found::Found, reserved::Reserved};
+use self::{addresses::Addresses, found::Found, reserved::Reserved};
 use super::{Footprint, FrontendFootprint, Presence, Word, limbo::Release, unheld::Unheld};
 use crate::{
     abi::{BackendRef, SLOT_LINE_WORDS, map},
@@ -54,6 +55,7 @@ pub(super) struct Ledger {
     lines: Lines,
     indexes: Indexes,
     frontends: HashMap<Frontend, Standing>,
+    pub addresses: Addresses,
     listed_v4: Room,
     listed_v6: Room,
     lists: Slab<List>,
@@ -576,7 +578,13 @@ impl Ledger {
 
     pub fn listing_is(&mut self, frontend: &Frontend, listed: Presence) {
         if let Some(standing) = self.frontends.get_mut(frontend) {
-            standing.listed = listed;
+            let old = std::mem::replace(&mut standing.listed, listed);
+            match (old, listed) {
+                (Presence::Absent, Presence::Absent) => {}
+                (Presence::Absent, _) => self.addresses.gain(frontend),
+                (_, Presence::Absent) => self.addresses.lose(frontend),
+                _ => {}
+            }
         }
         if listed == Presence::Absent {
             self.forget_if_gone(frontend);
