@@ -18,6 +18,7 @@
 //! | `upgrade` | what do connections feel of an agent that is stopped, killed and replaced? |
 //! | `answers` | is whoever sent what is dropped told of it? |
 //! | `errors` | do ICMP errors about what is balanced reach whom they are for? |
+//! | `fragments` | do datagrams that are too long for one packet arrive whole? |
 //! | `torn` | does a packet ever see half of one list and half of another? |
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
@@ -27,6 +28,7 @@ mod answers;
 mod balance;
 mod conntrack;
 mod errors;
+mod fragments;
 #[path = "../common/kernel.rs"]
 mod kernel;
 mod local;
