@@ -51,8 +51,15 @@ fn change(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("maglev, one of 10 backends comes or goes, among services");
     group.sample_size(10);
     for services in [1, 10, 100] {
-        let capacity =
-            Capacity { frontends: 256, slots: 1 << 20, backends: 4096, conntrack: 8, nat: 8, affinity: 8 };
+        let capacity = Capacity {
+            frontends: 256,
+            slots: 1 << 20,
+            backends: 4096,
+            conntrack: 8,
+            nat: 8,
+            affinity: 8,
+            fragments: 8,
+        };
         let control = Control::new(Arc::new(MemoryTables::new(capacity))).unwrap();
         control.replace((0..services).map(|number| service(number, 10)).collect()).unwrap();
         let mut turn = 0;

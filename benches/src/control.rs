@@ -24,6 +24,7 @@ pub fn capacity(services: u32) -> Capacity {
         conntrack: 1 << 16,
         nat: 8,
         affinity: 8,
+        fragments: 8,
     }
 }
 

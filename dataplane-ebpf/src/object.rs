@@ -14,9 +14,9 @@ use aya_obj::{
 use dataplane_core::{
     abi::{
         AffinityEntry, AffinityKeyV4, AffinityKeyV6, BackendV4, BackendV6, COLLECTOR_WORDS, CONFIG_WORDS,
-        COUNTERS, FlowV4, FlowV6, INTERFACE_PLACES, InterfaceEntry, MasqueradeEntry, SUSPECTS,
-        ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, SuspectV4, SuspectV6, TEST_INPUT_WORDS,
-        TupleV4, TupleV6, map,
+        COUNTERS, FlowV4, FlowV6, FragmentKeyV4, FragmentKeyV6, FragmentRecord, INTERFACE_PLACES,
+        InterfaceEntry, MasqueradeEntry, SUSPECTS, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef,
+        SuspectV4, SuspectV6, TEST_INPUT_WORDS, TupleV4, TupleV6, map,
     },
     pipeline::{Hook, Stage},
     tables::Capacity,
@@ -74,8 +74,26 @@ pub(crate) const EGRESS_ICMP6: &str = "forebay_egress_icmp6";
 pub(crate) const INGRESS_ANSWER4: &str = "forebay_ingress_answer4";
 /// Answers what is dropped of IPv6, at tc, packets that come in.
 pub(crate) const INGRESS_ANSWER6: &str = "forebay_ingress_answer6";
+/// Parts of IPv4 packets at XDP.
+pub(crate) const XDP_FRAG4: &str = "forebay_xdp_frag4";
+/// Parts of IPv6 packets at XDP.
+pub(crate) const XDP_FRAG6: &str = "forebay_xdp_frag6";
+/// Parts of IPv4 packets at tc, packets that come in.
+pub(crate) const INGRESS_FRAG4: &str = "forebay_ingress_frag4";
+/// Parts of IPv6 packets at tc, packets that come in.
+pub(crate) const INGRESS_FRAG6: &str = "forebay_ingress_frag6";
+/// Parts of IPv4 packets at tc, packets that go out.
+pub(crate) const EGRESS_FRAG4: &str = "forebay_egress_frag4";
+/// Parts of IPv6 packets at tc, packets that go out.
+pub(crate) const EGRESS_FRAG6: &str = "forebay_egress_frag6";
 /// Every program that is loaded.
-pub(crate) const PROGRAMS: [&str; 20] = [
+pub(crate) const PROGRAMS: [&str; 26] = [
+    XDP_FRAG4,
+    XDP_FRAG6,
+    INGRESS_FRAG4,
+    INGRESS_FRAG6,
+    EGRESS_FRAG4,
+    EGRESS_FRAG6,
     INGRESS_ANSWER4,
     INGRESS_ANSWER6,
     XDP,
@@ -150,6 +168,32 @@ pub(crate) const STAGES: &[StagePlace] = &[
         array: "stages_ingress",
         stage: Stage::AnswerV6,
         program: INGRESS_ANSWER6,
+    },
+    StagePlace { hook: Hook::Xdp, array: "stages_xdp", stage: Stage::FragmentV4, program: XDP_FRAG4 },
+    StagePlace { hook: Hook::Xdp, array: "stages_xdp", stage: Stage::FragmentV6, program: XDP_FRAG6 },
+    StagePlace {
+        hook: Hook::Ingress,
+        array: "stages_ingress",
+        stage: Stage::FragmentV4,
+        program: INGRESS_FRAG4,
+    },
+    StagePlace {
+        hook: Hook::Ingress,
+        array: "stages_ingress",
+        stage: Stage::FragmentV6,
+        program: INGRESS_FRAG6,
+    },
+    StagePlace {
+        hook: Hook::Egress,
+        array: "stages_egress",
+        stage: Stage::FragmentV4,
+        program: EGRESS_FRAG4,
+    },
+    StagePlace {
+        hook: Hook::Egress,
+        array: "stages_egress",
+        stage: Stage::FragmentV6,
+        program: EGRESS_FRAG6,
     },
 ];
 
@@ -232,6 +276,8 @@ pub(crate) const MAPS: &[MapSpec] = &[
     spec!(hash BPF_MAP_TYPE_HASH, NAT_V6, TupleV6 => FlowV6, |c| c.nat),
     spec!(hash BPF_MAP_TYPE_LRU_HASH, AFFINITY_V4, AffinityKeyV4 => AffinityEntry, |c| c.affinity),
     spec!(hash BPF_MAP_TYPE_LRU_HASH, AFFINITY_V6, AffinityKeyV6 => AffinityEntry, |c| c.affinity),
+    spec!(hash BPF_MAP_TYPE_LRU_HASH, FRAGMENTS_V4, FragmentKeyV4 => FragmentRecord, |c| c.fragments),
+    spec!(hash BPF_MAP_TYPE_LRU_HASH, FRAGMENTS_V6, FragmentKeyV6 => FragmentRecord, |c| c.fragments),
     // Both families' frontends have their words and counters in one array each.
     spec!(mapped SERVICE_WORDS, u64, |c| c.frontends.saturating_mul(2)),
     spec!(mapped SLOTS, u64, |c| c.slots),
@@ -251,7 +297,7 @@ pub(crate) const MAPS: &[MapSpec] = &[
 /// The section that each program must stand in.
 fn has_section(program: &str, section: &ProgramSection) -> bool {
     match program {
-        XDP | XDP_V6 | XDP_NAT_V4 | XDP_NAT_V6 | XDP_ICMP4 | XDP_ICMP6 => {
+        XDP | XDP_V6 | XDP_NAT_V4 | XDP_NAT_V6 | XDP_ICMP4 | XDP_ICMP6 | XDP_FRAG4 | XDP_FRAG6 => {
             matches!(section, ProgramSection::Xdp { frags: true, .. })
         }
         name if PROGRAMS.contains(&name) => matches!(section, ProgramSection::SchedClassifier),

@@ -47,8 +47,15 @@ struct Balancer {
 impl Balancer {
     fn new(name: &str, seed: u64) -> Self {
         let host = Host::new(name);
-        let capacity =
-            Capacity { frontends: 64, slots: 1 << 14, backends: 64, conntrack: 1 << 15, nat: 8, affinity: 8 };
+        let capacity = Capacity {
+            frontends: 64,
+            slots: 1 << 14,
+            backends: 64,
+            conntrack: 1 << 15,
+            nat: 8,
+            affinity: 8,
+            fragments: 8,
+        };
         let builder = EbpfDataplane::builder().unpinned().capacity(capacity);
         let plane = host.host.run(|| TestDataplane::open(builder)).unwrap();
         let (mac, index) = (host.uplink.mac().unwrap(), host.uplink.index());

@@ -264,8 +264,15 @@ fn a_source_runs_and_stops_and_comes_back() {
 #[test]
 fn one_change_among_many_touches_no_other_service() {
     const SERVICES: u32 = 20_000;
-    let capacity =
-        Capacity { frontends: 1 << 16, slots: 1 << 20, backends: 1 << 12, conntrack: 8, nat: 8, affinity: 8 };
+    let capacity = Capacity {
+        frontends: 1 << 16,
+        slots: 1 << 20,
+        backends: 1 << 12,
+        conntrack: 8,
+        nat: 8,
+        affinity: 8,
+        fragments: 8,
+    };
     let store = Arc::new(FaultyStore::new(Arc::new(MemoryTables::new(capacity)), 0, 0));
     let control = Controller::new(store.clone()).unwrap();
     let agent = control.register("agent", Precedence::default()).unwrap();

@@ -88,8 +88,15 @@ impl Host {
     /// # Panics
     /// If that fails.
     pub fn new() -> Self {
-        let capacity =
-            Capacity { frontends: 32, slots: 1 << 10, backends: 32, conntrack: 128, nat: 64, affinity: 64 };
+        let capacity = Capacity {
+            frontends: 32,
+            slots: 1 << 10,
+            backends: 32,
+            conntrack: 128,
+            nat: 64,
+            affinity: 64,
+            fragments: 64,
+        };
         let tables = Arc::new(MemoryTables::new(capacity));
         let mut simulator = Simulator::new(Arc::clone(&tables));
         for index in INTERFACES {

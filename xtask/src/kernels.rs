@@ -26,6 +26,8 @@ const GUEST_TESTS: &[&str] = &[
     "balance::tcx_balances_with_every_offload_on",
     "balance::xdp_balances_and_leaves_nothing_to_tcx",
     "errors::xdp_tells_a_client_of_a_closed_port",
+    "fragments::tcx_carries_masqueraded_datagrams_in_parts",
+    "fragments::xdp_carries_datagrams_in_parts",
     "local::backends_that_turn_out_to_be_local_are_answered_for",
     "neighbour::tcx_waits_for_a_cold_neighbour",
     "neighbour::xdp_leaves_a_cold_neighbour_to_tcx",

@@ -16,6 +16,7 @@ mod backend;
 mod config;
 mod counters;
 mod flow;
+mod fragment;
 mod interface;
 mod service;
 mod suspect;
@@ -28,6 +29,7 @@ pub use config::{
 };
 pub use counters::{COUNTERS, ServiceCounters, counter_index};
 pub use flow::{FLOW_LOCAL, FLOW_MASQUERADED, FLOW_REPLY, FlowV4, FlowV6, StateWord, TupleV4, TupleV6};
+pub use fragment::{FragmentKeyV4, FragmentKeyV6, FragmentRecord};
 pub use interface::{
     INTERFACE_PLACES, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry, MasqueradeEntry,
 };
@@ -67,6 +69,10 @@ pub mod map {
     pub const AFFINITY_V4: &str = "affinity_v4";
     /// Clients of IPv6 frontends, [`AffinityKeyV6`](super::AffinityKeyV6) to [`AffinityEntry`](super::AffinityEntry), an LRU hash.
     pub const AFFINITY_V6: &str = "affinity_v6";
+    /// Datagrams in parts: [`FragmentKeyV4`](super::FragmentKeyV4) to [`FragmentRecord`](super::FragmentRecord), an LRU hash.
+    pub const FRAGMENTS_V4: &str = "fragments_v4";
+    /// As [`FRAGMENTS_V4`], [`FragmentKeyV6`](super::FragmentKeyV6) to [`FragmentRecord`](super::FragmentRecord).
+    pub const FRAGMENTS_V6: &str = "fragments_v6";
     /// [`MasqueradeEntry`](super::MasqueradeEntry) by interface index modulo [`INTERFACE_PLACES`](super::INTERFACE_PLACES), a
     /// memory-mapped array.
     pub const MASQUERADE: &str = "masquerade";

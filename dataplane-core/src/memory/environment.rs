@@ -5,15 +5,16 @@ use std::{net::IpAddr, sync::Arc};
 use super::{MemoryTables, clock_table::Entry, simulator::World};
 use crate::{
     abi::{
-        AffinityEntry, AffinityHead, BackendRef, BackendV4, BackendV6, INTERFACE_PLACES, InterfaceEntry,
-        ServiceCounters, ServiceRef, ServiceWord, Setting, StateWord,
+        AffinityEntry, AffinityHead, BackendRef, BackendV4, BackendV6, FragmentRecord, INTERFACE_PLACES,
+        InterfaceEntry, ServiceCounters, ServiceRef, ServiceWord, Setting, StateWord,
     },
     pipeline::{
         AnswerBudget, Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Steps, Tick,
         VerdictNumber,
     },
     tables::{
-        AffinityCell, Family, Flow, FlowEntry, InsertError, Lookup, Place, Store, Tuple, V4, V6, WordArray,
+        AffinityCell, Family, Flow, FlowEntry, HashTable, InsertError, Lookup, Place, Store, Tuple, V4, V6,
+        WordArray,
     },
 };
 
@@ -52,7 +53,7 @@ impl AffinityCell for MemoryAffinity {
 pub(super) struct MemoryEntry<V>(pub(super) Arc<Entry<V>>);
 
 macro_rules! lookup {
-    ($family:ty, $services:ident, $backends:ident, $backend:ident, $conntrack:ident, $nat:ident, $affinity:ident, $version:ident) => {
+    ($family:ty, $services:ident, $backends:ident, $backend:ident, $conntrack:ident, $nat:ident, $affinity:ident, $fragments:ident, $version:ident) => {
         impl Lookup<$family> for MemoryEnvironment<'_> {
             type Entry = MemoryEntry<<$family as Family>::Flow>;
             type Affinity = MemoryAffinity;
@@ -123,6 +124,15 @@ macro_rules! lookup {
                 self.tables.$affinity.take(key);
             }
 
+            fn fragment(&self, key: &<$family as Family>::FragmentKey) -> Option<FragmentRecord> {
+                self.tables.$fragments.find(key).map(|entry| *entry.value.lock())
+            }
+
+            fn note_fragment(&self, key: &<$family as Family>::FragmentKey, record: &FragmentRecord) {
+                // It evicts, and so never fails.
+                self.tables.$fragments.insert(key, record).unwrap_or(());
+            }
+
             fn masquerade_address(&self, interface: u32) -> Option<<$family as Family>::Address> {
                 let entry = self.tables.masquerade_entry(interface)?;
                 (entry.$version != Default::default()).then_some(entry.$version)
@@ -171,8 +181,8 @@ macro_rules! lookup {
     };
 }
 
-lookup!(V4, services_v4, backends_v4, BackendV4, conntrack_v4, nat_v4, affinity_v4, v4);
-lookup!(V6, services_v6, backends_v6, BackendV6, conntrack_v6, nat_v6, affinity_v6, v6);
+lookup!(V4, services_v4, backends_v4, BackendV4, conntrack_v4, nat_v4, affinity_v4, fragments_v4, v4);
+lookup!(V6, services_v6, backends_v6, BackendV6, conntrack_v6, nat_v6, affinity_v6, fragments_v6, v6);
 
 impl Environment for MemoryEnvironment<'_> {
     fn now(&self) -> Tick {

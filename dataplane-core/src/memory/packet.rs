@@ -5,7 +5,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use crate::{
     pipeline::{
         ApplyError, ErrorTranslation, Headers, Hook, HopLimit, NextHop, Packet, ParseFamily, Quote,
-        translate_error_in_place, translate_in_place,
+        translate_error_in_place, translate_in_place, translate_network_in_place,
     },
     wire::{Delta, EthernetHeader, Frame, Header, MacAddress, VlanTag, sum_words},
 };
@@ -70,6 +70,15 @@ impl Packet for MemoryPacket {
         hop_limit: HopLimit,
     ) -> Result<(), ApplyError> {
         translate_in_place(self, headers, flow, hop_limit)
+    }
+
+    fn translate_network<F: ParseFamily>(
+        &mut self,
+        headers: &Headers<F>,
+        flow: &F::Flow,
+        hop_limit: HopLimit,
+    ) -> Result<(), ApplyError> {
+        translate_network_in_place(self, headers, flow, hop_limit)
     }
 
     fn translate_error<F: ParseFamily>(

@@ -17,8 +17,8 @@ use super::{MemoryPacket, MemoryTables, environment::MemoryEnvironment, simulato
 use crate::{
     Controller,
     abi::{
-        AffinityEntry, BackendRef, FLOW_REPLY, InterfaceEntry, SLOT_LINE_WORDS, ServiceCounters, ServiceRef,
-        ServiceWord, Setting,
+        AffinityEntry, BackendRef, FLOW_REPLY, FragmentRecord, InterfaceEntry, SLOT_LINE_WORDS,
+        ServiceCounters, ServiceRef, ServiceWord, Setting,
     },
     model::{self, Frontend, Protocol, Service},
     pipeline::{
@@ -114,6 +114,7 @@ fn race(
         conntrack: 1 << 16,
         nat: 8,
         affinity: 8,
+        fragments: 8,
     };
     let tables = Arc::new(MemoryTables::new(capacity));
     let control = Controller::new(tables.clone()).unwrap();
@@ -259,6 +260,14 @@ macro_rules! torn {
 
             fn remove_affinity(&self, key: &<$family as Family>::AffinityKey) {
                 Lookup::<$family>::remove_affinity(&self.0, key);
+            }
+
+            fn fragment(&self, key: &<$family as Family>::FragmentKey) -> Option<FragmentRecord> {
+                Lookup::<$family>::fragment(&self.0, key)
+            }
+
+            fn note_fragment(&self, key: &<$family as Family>::FragmentKey, record: &FragmentRecord) {
+                Lookup::<$family>::note_fragment(&self.0, key, record);
             }
 
             fn masquerade_address(&self, interface: u32) -> Option<<$family as Family>::Address> {

@@ -1,15 +1,19 @@
 //! From a frame to what the decision needs, without a copy of anything else.
 
-use super::{AnswerFamily, AnswerReason, PassReason, QuotedHeader, Stage, Verdict, answer::HOP_LIMIT};
+use super::{
+    AnswerFamily, AnswerReason, Part, PassReason, QuotedHeader, Stage, Tick, Verdict,
+    answer::HOP_LIMIT,
+    transport::{NO_TRANSPORT, Transport},
+};
 use crate::{
-    abi::{TupleV4, TupleV6},
+    abi::{FragmentKeyV4, FragmentKeyV6, TupleV4, TupleV6},
     tables::{Family, Tuple, V4, V6},
     wire::{
         Be16, Be32, Delta, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, EthernetHeader,
         ExtensionHeader, FragmentHeader, Frame, IcmpHeader, Ipv4Address, Ipv4Header, Ipv6Address, Ipv6Header,
         NEXT_HEADER_AUTHENTICATION, NEXT_HEADER_DESTINATION, NEXT_HEADER_FRAGMENT, NEXT_HEADER_HOP_BY_HOP,
         NEXT_HEADER_ROUTING, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, RoutingHeader,
-        TcpHeader, UdpHeader, VlanTag, icmp_type, icmpv6_type,
+        VlanTag, icmp_type, icmpv6_type,
     },
 };
 
@@ -95,6 +99,10 @@ pub trait ParseFamily: AnswerFamily {
     const ICMP_STAGE: Stage;
     /// The stage that answers what is dropped.
     const ANSWER_STAGE: Stage;
+    /// The stage that handles parts of packets.
+    const FRAGMENT_STAGE: Stage;
+    /// So long later parts are taken to be of the packet of which the first one was seen: as long as Linux waits for them.
+    const REASSEMBLY_TICKS: u32;
 
     /// Whether an address is that of a group, or of all.
     fn is_group(address: Self::Address) -> bool;
@@ -128,6 +136,19 @@ pub trait ParseFamily: AnswerFamily {
         l3: u32,
         zone: u16,
         into: &mut Headers<Self>,
+    ) -> Result<(), Verdict>;
+
+    /// Reads a part of a packet, as [`parse`](Self::parse) does a whole one. The tuple of a later part lacks its ports and
+    /// its protocol, and it has no transport header.
+    ///
+    /// # Errors
+    /// The verdict of a part to which no table could apply.
+    fn parse_fragment<P: Frame + ?Sized>(
+        frame: &P,
+        l3: u32,
+        zone: u16,
+        into: &mut Headers<Self>,
+        part: &mut Part<Self>,
     ) -> Result<(), Verdict>;
 }
 
@@ -228,6 +249,8 @@ impl ParseFamily for V4 {
     const ECHO: [u8; 2] = [icmp_type::ECHO_REQUEST, icmp_type::ECHO_REPLY];
     const ICMP_STAGE: Stage = Stage::IcmpV4;
     const ANSWER_STAGE: Stage = Stage::AnswerV4;
+    const FRAGMENT_STAGE: Stage = Stage::FragmentV4;
+    const REASSEMBLY_TICKS: u32 = Tick::ticks_of_milliseconds(30_000);
 
     #[inline(always)]
     fn is_group(address: Self::Address) -> bool {
@@ -273,16 +296,7 @@ impl ParseFamily for V4 {
     ) -> Result<(), Verdict> {
         let ip: Ipv4Header = frame.read(l3).ok_or(pass(PassReason::Malformed))?;
         let header_length = ip.header_length().ok_or(pass(PassReason::Malformed))?;
-        let l3_length = match ip.total_length.get() {
-            0 if frame.is_segmented() => frame.length().wrapping_sub(l3),
-            length => length.into(),
-        };
-        if l3_length < header_length || l3.wrapping_add(l3_length) > frame.length() {
-            return Err(pass(PassReason::Malformed));
-        }
-        if ip.source.is_martian_source() {
-            return Err(pass(PassReason::Martian));
-        }
+        let l3_length = length_v4(frame, l3, &ip, header_length)?;
         if ip.is_fragment() {
             return Err(pass(PassReason::Fragment));
         }
@@ -310,6 +324,62 @@ impl ParseFamily for V4 {
         };
         Ok(())
     }
+    #[inline(always)]
+    fn parse_fragment<P: Frame + ?Sized>(
+        frame: &P,
+        l3: u32,
+        zone: u16,
+        into: &mut Headers<Self>,
+        part: &mut Part<Self>,
+    ) -> Result<(), Verdict> {
+        let ip: Ipv4Header = frame.read(l3).ok_or(pass(PassReason::Malformed))?;
+        let header_length = ip.header_length().ok_or(pass(PassReason::Malformed))?;
+        let l3_length = length_v4(frame, l3, &ip, header_length)?;
+        let Ipv4Header { source, destination, protocol, .. } = ip;
+        let offset = ip.fragment_offset();
+        let (l4, end) = (l3.wrapping_add(header_length), l3.wrapping_add(l3_length));
+        let first =
+            if offset == 0 { Transport::parse_first(frame, protocol, l4, end)? } else { NO_TRANSPORT };
+        let (ports, tiny) = first;
+        *into = Headers {
+            tuple: TupleV4::new(source, destination, ports.source_port, ports.destination_port, protocol)
+                .in_zone(zone),
+            l3,
+            l4,
+            l3_length,
+            headers_length: header_length.wrapping_add(ports.header_length),
+            tcp_flags: ports.tcp_flags,
+            hop_limit: ip.ttl,
+            traffic_class: ip.traffic_class,
+            dont_fragment: ip.dont_fragment(),
+            consistent: ports.consistent,
+        };
+        let identification = Be32::new(ip.identification.get().into());
+        let key = FragmentKeyV4 { source, destination, identification, zone, protocol, reserved: 0 };
+        *part = Part { key, offset, tiny };
+        Ok(())
+    }
+}
+
+/// The length of an IPv4 packet that could be one of ours.
+#[inline(always)]
+fn length_v4<P: Frame + ?Sized>(
+    frame: &P,
+    l3: u32,
+    ip: &Ipv4Header,
+    header_length: u32,
+) -> Result<u32, Verdict> {
+    let l3_length = match ip.total_length.get() {
+        0 if frame.is_segmented() => frame.length().wrapping_sub(l3),
+        length => length.into(),
+    };
+    if l3_length < header_length || l3.wrapping_add(l3_length) > frame.length() {
+        return Err(pass(PassReason::Malformed));
+    }
+    if ip.source.is_martian_source() {
+        return Err(pass(PassReason::Martian));
+    }
+    Ok(l3_length)
 }
 
 impl ParseFamily for V6 {
@@ -321,6 +391,8 @@ impl ParseFamily for V6 {
     const ECHO: [u8; 2] = [icmpv6_type::ECHO_REQUEST, icmpv6_type::ECHO_REPLY];
     const ICMP_STAGE: Stage = Stage::IcmpV6;
     const ANSWER_STAGE: Stage = Stage::AnswerV6;
+    const FRAGMENT_STAGE: Stage = Stage::FragmentV6;
+    const REASSEMBLY_TICKS: u32 = Tick::ticks_of_milliseconds(60_000);
 
     #[inline(always)]
     fn is_group(address: Self::Address) -> bool {
@@ -366,17 +438,8 @@ impl ParseFamily for V6 {
         into: &mut Headers<Self>,
     ) -> Result<(), Verdict> {
         let ip: Ipv6Header = frame.read(l3).ok_or(pass(PassReason::Malformed))?;
-        let l3_length = match ip.payload_length.get() {
-            0 if frame.is_segmented() => frame.length().wrapping_sub(l3),
-            length => Ipv6Header::LENGTH.wrapping_add(length.into()),
-        };
+        let l3_length = length_v6(frame, l3, &ip)?;
         let end = l3.wrapping_add(l3_length);
-        if !ip.has_version() || end > frame.length() {
-            return Err(pass(PassReason::Malformed));
-        }
-        if ip.source.is_martian_source() {
-            return Err(pass(PassReason::Martian));
-        }
         let (protocol, l4) = walk_extensions(frame, ip.next_header, l3.wrapping_add(Ipv6Header::LENGTH))?;
         let ports = Transport::parse(frame, protocol, l4, end, Self::ICMP)?;
         *into = Headers {
@@ -400,11 +463,76 @@ impl ParseFamily for V6 {
         };
         Ok(())
     }
+    #[inline(always)]
+    fn parse_fragment<P: Frame + ?Sized>(
+        frame: &P,
+        l3: u32,
+        zone: u16,
+        into: &mut Headers<Self>,
+        part: &mut Part<Self>,
+    ) -> Result<(), Verdict> {
+        let ip: Ipv6Header = frame.read(l3).ok_or(pass(PassReason::Malformed))?;
+        let l3_length = length_v6(frame, l3, &ip)?;
+        let Ipv6Header { source, destination, .. } = ip;
+        let mut header = FragmentHeader::default();
+        let behind = l3.wrapping_add(Ipv6Header::LENGTH);
+        let (protocol, l4) = walk::<P, true>(frame, ip.next_header, behind, &mut header)?;
+        let offset = header.offset();
+        let end = l3.wrapping_add(l3_length);
+        let first =
+            if offset == 0 { Transport::parse_first(frame, protocol, l4, end)? } else { NO_TRANSPORT };
+        let (ports, tiny) = first;
+        *into = Headers {
+            tuple: TupleV6::new(source, destination, ports.source_port, ports.destination_port, protocol)
+                .in_zone(zone),
+            l3,
+            l4,
+            l3_length,
+            headers_length: l4.wrapping_sub(l3).wrapping_add(ports.header_length),
+            tcp_flags: ports.tcp_flags,
+            hop_limit: ip.hop_limit,
+            traffic_class: (ip.version_class_flow.get() >> 20) as u8,
+            dont_fragment: true,
+            consistent: ports.consistent,
+        };
+        let identification = header.identification;
+        let key = FragmentKeyV6 { source, destination, identification, zone, protocol: 0, reserved: 0 };
+        *part = Part { key, offset, tiny };
+        Ok(())
+    }
 }
 
-/// Steps over IPv6 extension headers: returns the transport protocol and where its header begins.
+/// The length of an IPv6 packet that could be one of ours.
+#[inline(always)]
+fn length_v6<P: Frame + ?Sized>(frame: &P, l3: u32, ip: &Ipv6Header) -> Result<u32, Verdict> {
+    let l3_length = match ip.payload_length.get() {
+        0 if frame.is_segmented() => frame.length().wrapping_sub(l3),
+        length => Ipv6Header::LENGTH.wrapping_add(length.into()),
+    };
+    if !ip.has_version() || l3.wrapping_add(l3_length) > frame.length() {
+        return Err(pass(PassReason::Malformed));
+    }
+    if ip.source.is_martian_source() {
+        return Err(pass(PassReason::Martian));
+    }
+    Ok(l3_length)
+}
+
+/// Steps over the IPv6 extension headers of a whole packet: returns the transport protocol and where its header begins.
 #[inline(always)]
 fn walk_extensions<P: Frame + ?Sized>(frame: &P, first: u8, at: u32) -> Result<(u8, u32), Verdict> {
+    walk::<P, false>(frame, first, at, &mut FragmentHeader::default())
+}
+
+/// Steps over IPv6 extension headers, of parts of packets only where `PARTS` says so: then `part` becomes the fragment header,
+/// and of a later part what follows that is returned.
+#[inline(always)]
+fn walk<P: Frame + ?Sized, const PARTS: bool>(
+    frame: &P,
+    first: u8,
+    at: u32,
+    part: &mut FragmentHeader,
+) -> Result<(u8, u32), Verdict> {
     const MALFORMED: Verdict = pass(PassReason::Malformed);
     let (mut next, mut at) = (first, at);
     for _ in 0..MAX_EXTENSION_HEADERS {
@@ -412,11 +540,17 @@ fn walk_extensions<P: Frame + ?Sized>(frame: &P, first: u8, at: u32) -> Result<(
             PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_ICMPV6 => return Ok((next, at)),
             NEXT_HEADER_FRAGMENT => {
                 let fragment: FragmentHeader = frame.read(at).ok_or(MALFORMED)?;
-                if fragment.is_fragment() {
-                    return Err(pass(PassReason::Fragment));
-                }
                 next = fragment.next_header;
                 at = at.wrapping_add(FragmentHeader::LENGTH);
+                if fragment.is_fragment() {
+                    if !PARTS || part.is_fragment() {
+                        return Err(pass(PassReason::Fragment));
+                    }
+                    *part = fragment;
+                    if fragment.offset() != 0 {
+                        return Ok((next, at));
+                    }
+                }
             }
             NEXT_HEADER_HOP_BY_HOP | NEXT_HEADER_DESTINATION | NEXT_HEADER_AUTHENTICATION => {
                 let extension: ExtensionHeader = frame.read(at).ok_or(MALFORMED)?;
@@ -437,75 +571,5 @@ fn walk_extensions<P: Frame + ?Sized>(frame: &P, first: u8, at: u32) -> Result<(
     match next {
         PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_ICMPV6 => Ok((next, at)),
         _ => Err(pass(PassReason::Protocol)),
-    }
-}
-
-/// What the decision needs of a transport header.
-struct Transport {
-    at: u32,
-    source_port: Be16,
-    destination_port: Be16,
-    header_length: u32,
-    tcp_flags: u8,
-    consistent: bool,
-}
-
-impl Transport {
-    /// Reads the header at `at` of a packet that ends at `end`. `icmp` is the family's ICMP.
-    #[inline(always)]
-    fn parse<P: Frame + ?Sized>(
-        frame: &P,
-        protocol: u8,
-        at: u32,
-        end: u32,
-        icmp: u8,
-    ) -> Result<Self, Verdict> {
-        const MALFORMED: Verdict = pass(PassReason::Malformed);
-        match protocol {
-            PROTOCOL_TCP => {
-                if at.wrapping_add(TcpHeader::LENGTH) > end {
-                    return Err(MALFORMED);
-                }
-                let tcp: TcpHeader = frame.read(at).ok_or(MALFORMED)?;
-                let header_length = tcp.header_length();
-                Ok(Self {
-                    at,
-                    source_port: tcp.source_port,
-                    destination_port: tcp.destination_port,
-                    header_length,
-                    tcp_flags: tcp.flags,
-                    consistent: header_length >= TcpHeader::LENGTH && at.wrapping_add(header_length) <= end,
-                })
-            }
-            PROTOCOL_UDP => {
-                if at.wrapping_add(UdpHeader::LENGTH) > end {
-                    return Err(MALFORMED);
-                }
-                let udp: UdpHeader = frame.read(at).ok_or(MALFORMED)?;
-                let length = u32::from(udp.length.get());
-                Ok(Self {
-                    at,
-                    source_port: udp.source_port,
-                    destination_port: udp.destination_port,
-                    header_length: UdpHeader::LENGTH,
-                    tcp_flags: 0,
-                    consistent: length >= UdpHeader::LENGTH && at.wrapping_add(length) <= end,
-                })
-            }
-            _ if protocol == icmp => {
-                if at.wrapping_add(IcmpHeader::LENGTH) > end {
-                    return Err(MALFORMED);
-                }
-                Ok(Self {
-                    at,
-                    source_port: Be16(0),
-                    destination_port: Be16(0),
-                    header_length: IcmpHeader::LENGTH,
-                    tcp_flags: 0,
-                    consistent: true,
-                })
-            }
-            _ => Err(pass(PassReason::Protocol)),
-        }
     }
 }

@@ -54,6 +54,18 @@ pub trait Packet: Frame {
         hop_limit: HopLimit,
     ) -> Result<(), ApplyError>;
 
+    /// Writes the new addresses of `flow` into the headers of a later part of a packet, takes a hop where asked, and mends the
+    /// IP header's checksum.
+    ///
+    /// # Errors
+    /// As [`translate`](Self::translate).
+    fn translate_network<F: ParseFamily>(
+        &mut self,
+        headers: &Headers<F>,
+        flow: &F::Flow,
+        hop_limit: HopLimit,
+    ) -> Result<(), ApplyError>;
+
     /// Writes what becomes of an ICMP error and of the packet that it quotes, takes a hop where asked, and mends the
     /// checksums.
     ///

@@ -2,10 +2,11 @@
 
 use super::{
     Action, ApplyError, Direction, DropReason, Environment, ErrorTranslation, Hook, HopLimit, LeaveReason,
-    Link, NextHop, Packet, ParseFamily, PassReason, Route, RouteQuery, Routes, Stage, Step, Verdict,
+    Link, NextHop, Packet, ParseFamily, PassReason, Route, RouteQuery, Routes, Stage, Step, Tick, Verdict,
     VerdictNumber, address, answer,
     commit::{self, Opened},
     decide::{Decision, decide, find_known, serves},
+    fragment::{self, Part},
     quote::parse_quote,
     workspace::{Arrival, Workspace, Workspaces},
 };
@@ -63,6 +64,8 @@ where
         Stage::MasqueradeV6 => masquerade(packet, env, &mut work.v6, &work.arrival),
         Stage::IcmpV4 => handle_icmp(packet, env, &mut work.v4, &work.arrival).into(),
         Stage::IcmpV6 => handle_icmp(packet, env, &mut work.v6, &work.arrival).into(),
+        Stage::FragmentV4 => handle_fragment(packet, env, &mut work.v4, &mut work.part_v4, &work.arrival),
+        Stage::FragmentV6 => handle_fragment(packet, env, &mut work.v6, &mut work.part_v6, &work.arrival),
         Stage::AnswerV4 => Step::done(answer::answer(packet, env, &mut work.v4, &work.arrival.link)),
         Stage::AnswerV6 => Step::done(answer::answer(packet, env, &mut work.v6, &work.arrival.link)),
     };
@@ -101,31 +104,49 @@ where
     E: Environment + Lookup<F> + Routes<F>,
 {
     match F::parse(packet, link.l3, *zone, &mut work.headers) {
+        Err(Verdict::Pass(PassReason::Fragment)) => Step::Next(F::FRAGMENT_STAGE),
         Err(verdict) => Step::done(verdict),
         Ok(()) if work.headers.tuple.protocol() == F::ICMP => Step::Next(F::ICMP_STAGE),
-        Ok(()) => handle_transport(packet, env, work, link),
+        Ok(()) => handle_transport(packet, env, work, link, None),
     }
 }
 
-/// Handles TCP and UDP.
+/// Handles TCP and UDP. `part`: which part of a packet it is, where it is the first of several.
 #[inline(always)]
-fn handle_transport<F, P, E>(packet: &mut P, env: &E, work: &mut Workspace<F>, link: &Link) -> Step
+fn handle_transport<F, P, E>(
+    packet: &mut P,
+    env: &E,
+    work: &mut Workspace<F>,
+    link: &Link,
+    part: Option<&Part<F>>,
+) -> Step
 where
     F: ParseFamily,
     P: Packet,
     E: Environment + Lookup<F> + Routes<F>,
 {
     let now = env.now();
-    let result = match decide(work, env, packet.hook(), now) {
+    let decision = decide(work, env, packet.hook(), now);
+    if let Some(part) = part {
+        match decision {
+            Decision::Verdict(_) | Decision::NoService => fragment::supersede(part, &work.headers, env, now),
+            Decision::Refuse(..) => {}
+            Decision::Known(_) | Decision::New => fragment::note(part, &work.headers, env, now),
+        }
+    }
+    let result = match decision {
         Decision::Verdict(verdict) => return Step::done(verdict),
         Decision::NoService => return Step::done(address::without_service(packet, env, work)),
+        Decision::Refuse(DropReason::Malformed, frontend) if part.is_some_and(|part| part.tiny) => {
+            Err(refuse(env, packet.hook(), DropReason::TinyFragment, frontend).into())
+        }
         Decision::Refuse(reason, frontend) => Err(refuse(env, packet.hook(), reason, frontend).into()),
         Decision::Known(entry) => {
             commit::refresh(work, &entry, env, now);
             send(packet, env, work, link)
         }
         Decision::New if work.flow.is_masqueraded() => return Step::Next(F::MASQUERADE),
-        Decision::New => open(packet, env, work, link, |work| commit::open(work, env, now)),
+        Decision::New => open::<F, P, E, false>(packet, env, work, link, now),
     };
     end(result, packet, work)
 }
@@ -166,6 +187,50 @@ where
     }
 }
 
+/// Handles a part of a packet: the first as the packet that it is of, a later one as the first was handled.
+#[inline(always)]
+fn handle_fragment<F, P, E>(
+    packet: &mut P,
+    env: &E,
+    work: &mut Workspace<F>,
+    part: &mut Part<F>,
+    Arrival { link, zone }: &Arrival,
+) -> Step
+where
+    F: ParseFamily,
+    P: Packet,
+    E: Environment + Lookup<F> + Routes<F>,
+{
+    match F::parse_fragment(packet, link.l3, *zone, &mut work.headers, part) {
+        Err(verdict) => Step::done(verdict),
+        Ok(()) if part.is_later() => handle_later(packet, env, work, link, part).into(),
+        Ok(()) => handle_transport(packet, env, work, link, Some(part)),
+    }
+}
+
+/// Handles a later part of a packet. It is never answered, and is nobody's life: that the first part was.
+#[inline(always)]
+fn handle_later<F, P, E>(
+    packet: &mut P,
+    env: &E,
+    work: &mut Workspace<F>,
+    link: &Link,
+    part: &Part<F>,
+) -> Result<VerdictNumber, VerdictNumber>
+where
+    F: ParseFamily,
+    P: Packet,
+    E: Environment + Lookup<F> + Routes<F>,
+{
+    let now = env.now();
+    fragment::complete(part, &mut work.headers, env, now)?;
+    find_known(work, env, packet.hook(), now)?;
+    let way = find_way(packet, env, work, link, false)?;
+    let verdict = take(way, packet, env, work, link, Translation::Network)?;
+    count(verdict, work, env);
+    Ok(verdict)
+}
+
 /// Handles an ICMP error about a packet of a flow: it goes where the flow's packets of the other direction go, and leaves
 /// no trace in a table.
 #[inline(always)]
@@ -185,7 +250,7 @@ where
     let way = find_way(packet, env, work, link, false)?;
     let translation = ErrorTranslation::new(packet, &work.headers, &work.quote, &work.flow);
     let translation = translation.ok_or(Verdict::Pass(PassReason::Malformed))?;
-    take(way, packet, env, work, link, Some(&translation))
+    take(way, packet, env, work, link, Translation::Error(&translation))
 }
 
 /// Opens the connection in the workspace, whose source is to be translated, and sends its first packet.
@@ -202,18 +267,18 @@ where
     E: Environment + Lookup<F> + Routes<F>,
 {
     let now = env.now();
-    let result = open(packet, env, work, link, |work| commit::open_masqueraded(work, env, now));
+    let result = open::<F, P, E, true>(packet, env, work, link, now);
     end(result, packet, work)
 }
 
-/// Opens a connection by `commit`, once it is known that its first packet has a way, and sends that.
+/// Opens a connection, whose source is to be translated where `MASQUERADED` says so, once it is known that its first packet has a way, and sends that.
 #[inline(always)]
-fn open<F, P, E>(
+fn open<F, P, E, const MASQUERADED: bool>(
     packet: &mut P,
     env: &E,
     work: &mut Workspace<F>,
     link: &Link,
-    commit: impl FnOnce(&mut Workspace<F>) -> Result<Opened, DropReason>,
+    now: Tick,
 ) -> Result<VerdictNumber, VerdictNumber>
 where
     F: ParseFamily,
@@ -222,12 +287,14 @@ where
 {
     // It is noted, and not kept: the verifier would walk through what follows once for each.
     work.way = find_way(packet, env, work, link, true)?;
-    match commit(work) {
+    let opened =
+        if MASQUERADED { commit::open_masqueraded(work, env, now) } else { commit::open(work, env, now) };
+    match opened {
         Ok(Opened::Done) => {
             env.count_service(work.flow.frontend(), |counters| {
                 counters.flows = counters.flows.wrapping_add(1)
             });
-            let verdict = take(work.way, packet, env, work, link, None)?;
+            let verdict = take(work.way, packet, env, work, link, Translation::Whole)?;
             count(verdict, work, env);
             Ok(verdict)
         }
@@ -251,7 +318,7 @@ where
     E: Environment + Lookup<F> + Routes<F>,
 {
     let way = find_way(packet, env, work, link, false)?;
-    let verdict = take(way, packet, env, work, link, None)?;
+    let verdict = take(way, packet, env, work, link, Translation::Whole)?;
     count(verdict, work, env);
     Ok(verdict)
 }
@@ -333,6 +400,17 @@ fn through_xdp<E: Environment>(hop: &NextHop, arrived: u32, env: &E) -> Verdict 
     }
 }
 
+/// What of a packet is translated.
+#[derive(Clone, Copy)]
+enum Translation<'a, F: ParseFamily> {
+    /// Addresses and ports.
+    Whole,
+    /// Addresses: it is a later part, and has no ports.
+    Network,
+    /// An ICMP error, and what it quotes.
+    Error(&'a ErrorTranslation<F>),
+}
+
 /// Translates the packet, or the error, and lets it go its way.
 #[inline(always)]
 fn take<F, P, E>(
@@ -341,31 +419,50 @@ fn take<F, P, E>(
     env: &E,
     work: &Workspace<F>,
     link: &Link,
-    error: Option<&ErrorTranslation<F>>,
+    translation: Translation<'_, F>,
 ) -> Result<VerdictNumber, VerdictNumber>
 where
     F: ParseFamily,
     P: Packet,
     E: Environment,
 {
-    let Workspace { headers, flow, quote, .. } = work;
-    let translate = |packet: &mut P, hop_limit| match error {
-        None => packet.translate(headers, flow, hop_limit),
-        Some(translation) => packet.translate_error(headers, quote, translation, hop_limit),
-    };
-    let applied = match way.action() {
-        Action::Deliver => translate(packet, HopLimit::Keep),
-        Action::Forward => translate(packet, HopLimit::Decrement)
-            .and_then(|()| {
-                if link.tags != 0 || packet.has_tag_beside() { packet.untag(link.tags) } else { Ok(()) }
-            })
-            .and_then(|()| packet.send(&work.hop)),
+    let hop_limit = match way.action() {
+        Action::Deliver => HopLimit::Keep,
+        Action::Forward => HopLimit::Decrement,
         Action::Leave | Action::Pass | Action::Answer | Action::Drop => return Ok(way),
     };
-    match applied {
+    match apply(packet, work, link, translation, hop_limit) {
         Ok(()) => Ok(way),
-        Err(ApplyError) => Err(refuse(env, packet.hook(), DropReason::Rewrite, flow.frontend()).into()),
+        Err(ApplyError) => Err(refuse(env, packet.hook(), DropReason::Rewrite, work.flow.frontend()).into()),
     }
+}
+
+/// Translates a packet, and sends it where it takes a hop. No closure: one that is called twice becomes a function of its own,
+/// with a stack of its own.
+#[inline(always)]
+fn apply<F, P>(
+    packet: &mut P,
+    Workspace { headers, flow, quote, hop, .. }: &Workspace<F>,
+    link: &Link,
+    translation: Translation<'_, F>,
+    hop_limit: HopLimit,
+) -> Result<(), ApplyError>
+where
+    F: ParseFamily,
+    P: Packet,
+{
+    match translation {
+        Translation::Whole => packet.translate(headers, flow, hop_limit)?,
+        Translation::Network => packet.translate_network(headers, flow, hop_limit)?,
+        Translation::Error(translation) => packet.translate_error(headers, quote, translation, hop_limit)?,
+    }
+    if matches!(hop_limit, HopLimit::Keep) {
+        return Ok(());
+    }
+    if link.tags != 0 || packet.has_tag_beside() {
+        packet.untag(link.tags)?;
+    }
+    packet.send(hop)
 }
 
 /// Counts a packet of a flow at its frontend, once it is on its way.

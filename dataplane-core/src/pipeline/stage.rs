@@ -24,6 +24,10 @@ pub enum Stage {
     AnswerV4 = 5,
     /// A packet of IPv6 is dropped and answered. Only at ingress.
     AnswerV6 = 6,
+    /// A part of an IPv4 packet.
+    FragmentV4 = 7,
+    /// A part of an IPv6 packet.
+    FragmentV6 = 8,
 }
 
 impl Stage {
@@ -36,6 +40,8 @@ impl Stage {
         Self::IcmpV6,
         Self::AnswerV4,
         Self::AnswerV6,
+        Self::FragmentV4,
+        Self::FragmentV6,
     ];
 
     /// What becomes of a packet whose next stage is not in its place.

@@ -36,6 +36,22 @@ pub fn translate_in_place<F: ParseFamily, P: Frame + ?Sized>(
     }
 }
 
+/// Translates a later part of a packet: addresses and hop limit. The first part's transport checksum, which covers them all,
+/// was mended with it.
+///
+/// # Errors
+/// [`ApplyError`] where the IP header is not within the frame any more.
+#[inline(always)]
+pub fn translate_network_in_place<F: ParseFamily, P: Frame + ?Sized>(
+    frame: &mut P,
+    headers: &Headers<F>,
+    flow: &F::Flow,
+    hop_limit: HopLimit,
+) -> Result<(), ApplyError> {
+    let addresses = [flow.source(), flow.destination()];
+    write_network(frame, headers, addresses, flow.address_delta(), hop_limit)
+}
+
 /// Translates an ICMP error whose checksums are all there, as [`translate_in_place`] does other packets.
 ///
 /// # Errors

@@ -69,7 +69,8 @@ reasons! {
         NotForHost = 1 "not-for-host",
         /// A header is cut off or contradicts itself, so that no table could apply.
         Malformed = 2 "malformed",
-        /// A part of a packet.
+        /// A part of a packet, and whose it is can't be told: a later part of which the first has not come by lately, or one
+        /// that would write over a TCP header.
         Fragment = 3 "fragment",
         /// Neither TCP nor UDP, or not yet at its last destination.
         Protocol = 4 "protocol",
@@ -169,6 +170,8 @@ reasons! {
         AnswerLimit = 46 "answer-limit",
         /// It is for a virtual address, at a port that no service has there.
         NoPort = 47 "no-port",
+        /// The first part of a packet that is ours lacks a part of its transport header (RFC 1858).
+        TinyFragment = 48 "tiny-fragment",
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where a packet's particulars are while it is worked on.
 
-use super::{Headers, Link, NextHop, Quote, VerdictNumber};
+use super::{Headers, Link, NextHop, Part, Quote, VerdictNumber};
 use crate::tables::{Family, V4, V6};
 
 /// Room for one packet's particulars. In the kernel it stands in a map, one for each CPU and hook: a program's stack has
@@ -13,6 +13,8 @@ pub struct Workspaces {
     pub(super) v6: Workspace<V6>,
     // In front of the others it made IPv4 at tcx a tenth slower, by nothing but where they lie.
     pub(super) arrival: Arrival,
+    pub(super) part_v4: Part<V4>,
+    pub(super) part_v6: Part<V6>,
 }
 
 /// What is known of a packet before its IP header.

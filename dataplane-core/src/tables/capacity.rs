@@ -24,14 +24,16 @@ pub struct Capacity {
     pub nat: u32,
     /// Clients of each family that services with affinity remember. The oldest ones go when it is full.
     pub affinity: u32,
+    /// Datagrams of each family that are under way in parts. The oldest ones go when it is full.
+    pub fragments: u32,
 }
 
 impl Default for Capacity {
     /// 65,536 frontends and backends of each family, 2^20 slot words, 2^18 conntrack entries,
-    /// 2^17 reservations and 65,536 clients with an affinity of each family.
+    /// 2^17 reservations, 65,536 clients with an affinity and 2^14 datagrams in parts of each family.
     ///
-    /// In the kernel that is 8 MiB of slots, 3 MiB of backends, some 70 MiB of conntrack and 35 MiB of reservations and 12 MiB of
-    /// affinities (allocated up front), 23 MiB of frontends, and 3 MiB of counters for each CPU.
+    /// In the kernel that is 8 MiB of slots, 3 MiB of backends, some 70 MiB of conntrack, 35 MiB of reservations, 12 MiB of
+    /// affinities and 4 MiB of datagrams (allocated up front), 23 MiB of frontends, and 3 MiB of counters for each CPU.
     fn default() -> Self {
         Self {
             frontends: 1 << 16,
@@ -40,6 +42,7 @@ impl Default for Capacity {
             conntrack: 1 << 18,
             nat: 1 << 17,
             affinity: 1 << 16,
+            fragments: 1 << 14,
         }
     }
 }
@@ -54,6 +57,7 @@ impl Capacity {
             conntrack: 1 << 10,
             nat: 1 << 9,
             affinity: 1 << 9,
+            fragments: 1 << 8,
         }
     }
 

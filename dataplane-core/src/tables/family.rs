@@ -5,7 +5,7 @@ use core::{fmt::Debug, hash::Hash};
 use crate::{
     abi::{
         AffinityKeyV4, AffinityKeyV6, BackendRef, FLOW_LOCAL, FLOW_MASQUERADED, FLOW_REPLY, FlowV4, FlowV6,
-        ServiceKeyV4, ServiceKeyV6, StateWord, TupleV4, TupleV6,
+        FragmentKeyV4, FragmentKeyV6, ServiceKeyV4, ServiceKeyV6, StateWord, TupleV4, TupleV6,
     },
     pipeline::{Backend, Direction, Seen, Tick},
     wire::{Be16, Delta, Header, Ipv4Address, Ipv6Address},
@@ -32,6 +32,9 @@ pub trait Family: Copy + Debug + Default + PartialEq + Eq + Send + Sync + Sized 
     /// Value of the conntrack table.
     type Flow: Flow<Self> + Copy + Debug + Default + PartialEq + Send + Sync;
 
+    /// Key of the table of fragments.
+    type FragmentKey: Copy + Debug + Default + PartialEq + Eq + Hash + Send + Sync;
+
     /// The key of a frontend.
     fn service_key(address: Self::Address, port: Be16, protocol: u8) -> Self::ServiceKey;
 
@@ -43,6 +46,9 @@ pub trait Family: Copy + Debug + Default + PartialEq + Eq + Send + Sync + Sized 
 
     /// The tag of a client's key.
     fn affinity_tag(key: &Self::AffinityKey) -> u32;
+
+    /// The tag of a datagram's key.
+    fn fragment_tag(key: &Self::FragmentKey) -> u32;
 }
 
 /// From whom to whom: one direction of a connection, as one hook sees it. The key of its conntrack entry.
@@ -162,13 +168,14 @@ pub trait Flow<F: Family>: Sized {
 }
 
 macro_rules! family {
-    ($family:ty, $address:ty, $service:ident, $affinity:ident, $tuple:ident, $flow:ident, $replace:ident) => {
+    ($family:ty, $address:ty, $service:ident, $affinity:ident, $tuple:ident, $flow:ident, $fragment:ident, $replace:ident) => {
         impl Family for $family {
             type Address = $address;
             type ServiceKey = $service;
             type AffinityKey = $affinity;
             type Tuple = $tuple;
             type Flow = $flow;
+            type FragmentKey = $fragment;
 
             #[inline(always)]
             fn service_key(address: $address, port: Be16, protocol: u8) -> $service {
@@ -187,6 +194,11 @@ macro_rules! family {
 
             #[inline(always)]
             fn affinity_tag(key: &$affinity) -> u32 {
+                key.tag()
+            }
+
+            #[inline(always)]
+            fn fragment_tag(key: &$fragment) -> u32 {
                 key.tag()
             }
         }
@@ -418,5 +430,5 @@ macro_rules! family {
     };
 }
 
-family!(V4, Ipv4Address, ServiceKeyV4, AffinityKeyV4, TupleV4, FlowV4, replace_v4);
-family!(V6, Ipv6Address, ServiceKeyV6, AffinityKeyV6, TupleV6, FlowV6, replace_v6);
+family!(V4, Ipv4Address, ServiceKeyV4, AffinityKeyV4, TupleV4, FlowV4, FragmentKeyV4, replace_v4);
+family!(V6, Ipv6Address, ServiceKeyV6, AffinityKeyV6, TupleV6, FlowV6, FragmentKeyV6, replace_v6);

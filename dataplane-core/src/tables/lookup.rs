@@ -2,7 +2,7 @@
 
 use super::{Family, Place};
 use crate::{
-    abi::{AffinityEntry, AffinityHead, BackendRef, ServiceRef, ServiceWord, StateWord},
+    abi::{AffinityEntry, AffinityHead, BackendRef, FragmentRecord, ServiceRef, ServiceWord, StateWord},
     pipeline::{Backend, Tick},
 };
 
@@ -51,6 +51,13 @@ pub trait Lookup<F: Family> {
 
     /// Takes an affinity out.
     fn remove_affinity(&self, key: &F::AffinityKey);
+
+    /// What the first part of a datagram said. The pipeline compares tags.
+    fn fragment(&self, key: &F::FragmentKey) -> Option<FragmentRecord>;
+
+    /// Notes what the first part of a datagram says, in the place of what an earlier one did. Where there is no room for it,
+    /// the later parts are not found to be ours.
+    fn note_fragment(&self, key: &F::FragmentKey, record: &FragmentRecord);
 
     /// The address that flows get as their source which leave through this interface.
     fn masquerade_address(&self, interface: u32) -> Option<F::Address>;

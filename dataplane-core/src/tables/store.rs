@@ -3,8 +3,9 @@
 use super::Claim;
 use crate::{
     abi::{
-        AffinityEntry, AffinityKeyV4, AffinityKeyV6, CONFIG_WORDS, FlowV4, FlowV6, ServiceCounters,
-        ServiceKeyV4, ServiceKeyV6, ServiceRef, Setting, TupleV4, TupleV6,
+        AffinityEntry, AffinityKeyV4, AffinityKeyV6, CONFIG_WORDS, FlowV4, FlowV6, FragmentKeyV4,
+        FragmentKeyV6, FragmentRecord, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, Setting,
+        TupleV4, TupleV6,
     },
     pipeline::{Fate, Hook, Revoked, Tick, Verdict},
 };
@@ -144,6 +145,16 @@ pub trait Store: Send + Sync + 'static {
         self.tables().affinity_v6
     }
 
+    /// IPv4 datagrams that are under way in parts.
+    fn fragments_v4(&self) -> &dyn HashTable<FragmentKeyV4, FragmentRecord> {
+        self.tables().fragments_v4
+    }
+
+    /// IPv6 datagrams that are under way in parts.
+    fn fragments_v6(&self) -> &dyn HashTable<FragmentKeyV6, FragmentRecord> {
+        self.tables().fragments_v6
+    }
+
     /// [`MasqueradeEntry`](crate::abi::MasqueradeEntry)s; three words wide.
     fn masquerade(&self) -> &dyn WordArray {
         self.tables().masquerade
@@ -196,6 +207,10 @@ pub struct Tables<'a> {
     pub affinity_v4: &'a dyn HashTable<AffinityKeyV4, AffinityEntry>,
     /// Clients of IPv6 services with affinity.
     pub affinity_v6: &'a dyn HashTable<AffinityKeyV6, AffinityEntry>,
+    /// IPv4 datagrams that are under way in parts.
+    pub fragments_v4: &'a dyn HashTable<FragmentKeyV4, FragmentRecord>,
+    /// IPv6 datagrams that are under way in parts.
+    pub fragments_v6: &'a dyn HashTable<FragmentKeyV6, FragmentRecord>,
     /// [`MasqueradeEntry`](crate::abi::MasqueradeEntry)s; three words wide.
     pub masquerade: &'a dyn WordArray,
     /// Counters of packets.

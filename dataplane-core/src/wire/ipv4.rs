@@ -67,6 +67,12 @@ impl Ipv4Header {
         self.fragment.get() & FRAGMENT_OFFSET != 0
     }
 
+    /// Where in its packet a part stands, in bytes.
+    #[inline(always)]
+    pub const fn fragment_offset(&self) -> u32 {
+        ((self.fragment.get() & FRAGMENT_OFFSET) as u32) << 3
+    }
+
     /// Whether routers must not split the packet.
     #[inline(always)]
     pub const fn dont_fragment(&self) -> bool {

@@ -103,6 +103,13 @@ impl FragmentHeader {
     pub const fn is_fragment(&self) -> bool {
         self.offset_and_more.get() & 0xfff9 != 0
     }
+
+    /// Where in its packet a part stands, in bytes.
+    #[inline(always)]
+    pub const fn offset(&self) -> u32 {
+        // The offset is in units of 8 bytes, and stands 3 bits from the right.
+        (self.offset_and_more.get() & 0xfff8) as u32
+    }
 }
 
 const _: () = assert!(size_of::<Ipv6Header>() == 40 && size_of::<FragmentHeader>() == 8);

@@ -56,27 +56,6 @@ fn a_tag_is_left_to_tcx_which_takes_it_off() {
 }
 
 #[test]
-fn fragments_pass_untouched() {
-    let mut host = Host::new();
-    host.serve(V4, TCP);
-    host.serve(V6, TCP);
-    let fragments = [
-        syn(V4, |frame| frame.fragment = 0x2000),
-        syn(V4, |frame| frame.fragment = 0x0010),
-        syn(V6, |frame| frame.extensions = vec![Extension::Fragment(1)]),
-        syn(V6, |frame| frame.extensions = vec![Extension::Fragment(0x0100)]),
-    ];
-    for frame in fragments {
-        let bytes = towards_front(&frame);
-        for hook in Hook::ALL {
-            let outcome = host.simulator.run(hook, FRONT, &bytes);
-            assert_untouched(&outcome, &bytes, Verdict::Pass(PassReason::Fragment));
-        }
-    }
-    assert_eq!(host.entries(), 0);
-}
-
-#[test]
 fn a_packet_on_its_last_hop_is_dropped_and_opens_nothing() {
     for cast in [V4, V6] {
         let mut host = Host::new();

@@ -4,8 +4,8 @@ use core::{cell::Cell, ffi::c_void};
 
 use dataplane_core::{
     abi::{
-        AffinityEntry, BackendRef, InterfaceEntry, ServiceCounters, ServiceRef, ServiceWord, Setting,
-        StateWord, TestInput, counter_index,
+        AffinityEntry, BackendRef, FragmentRecord, InterfaceEntry, ServiceCounters, ServiceRef, ServiceWord,
+        Setting, StateWord, TestInput, counter_index,
     },
     pipeline::{
         AnswerBudget, Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Stage, Steps, Tick,
@@ -125,6 +125,16 @@ macro_rules! family {
             #[inline(always)]
             fn remove_affinity(&self, key: &<$family as Family>::AffinityKey) {
                 maps::$maps::remove_affinity(key);
+            }
+
+            #[inline(always)]
+            fn fragment(&self, key: &<$family as Family>::FragmentKey) -> Option<FragmentRecord> {
+                maps::$maps::fragment(key)
+            }
+
+            #[inline(always)]
+            fn note_fragment(&self, key: &<$family as Family>::FragmentKey, record: &FragmentRecord) {
+                maps::$maps::note_fragment(key, record);
             }
 
             #[inline(always)]

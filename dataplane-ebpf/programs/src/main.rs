@@ -32,112 +32,174 @@ use aya_ebpf::{
 };
 use dataplane_core::pipeline::{Hook, Stage};
 
+// Each is inlined into the function that the kernel enters, however large it is: a tail call from any other would come back.
+
 /// XDP on an uplink: the shortcut for packets that leave again. The link layer and IPv4.
 #[xdp(frags)]
+#[inline(always)]
 fn forebay_xdp(context: XdpContext) -> u32 {
     xdp::run(context.ctx)
 }
 
 /// tcx or clsact on an uplink, packets that come in.
 #[classifier]
+#[inline(always)]
 fn forebay_ingress(context: TcContext) -> i32 {
     skb::run(context.skb.skb, Hook::Ingress)
 }
 
 /// tcx or clsact on an uplink, packets that go out.
 #[classifier]
+#[inline(always)]
 fn forebay_egress(context: TcContext) -> i32 {
     skb::run(context.skb.skb, Hook::Egress)
 }
 
 /// Where [`forebay_xdp`] goes on with IPv6.
 #[xdp(frags)]
+#[inline(always)]
 fn forebay_xdp_v6(context: XdpContext) -> u32 {
     xdp::go_on(context.ctx, Stage::V6)
 }
 
 /// Where [`forebay_ingress`] goes on with IPv6.
 #[classifier]
+#[inline(always)]
 fn forebay_ingress_v6(context: TcContext) -> i32 {
     skb::go_on(context.skb.skb, Hook::Ingress, Stage::V6)
 }
 
 /// Where [`forebay_egress`] goes on with IPv6.
 #[classifier]
+#[inline(always)]
 fn forebay_egress_v6(context: TcContext) -> i32 {
     skb::go_on(context.skb.skb, Hook::Egress, Stage::V6)
 }
 
 /// Where [`forebay_xdp`] opens a masqueraded connection.
 #[xdp(frags)]
+#[inline(always)]
 fn forebay_xdp_nat_v4(context: XdpContext) -> u32 {
     xdp::go_on(context.ctx, Stage::MasqueradeV4)
 }
 
 /// Where [`forebay_xdp_v6`] opens a masqueraded connection.
 #[xdp(frags)]
+#[inline(always)]
 fn forebay_xdp_nat_v6(context: XdpContext) -> u32 {
     xdp::go_on(context.ctx, Stage::MasqueradeV6)
 }
 
 /// Where [`forebay_ingress`] opens a masqueraded connection.
 #[classifier]
+#[inline(always)]
 fn forebay_in_nat_v4(context: TcContext) -> i32 {
     skb::go_on(context.skb.skb, Hook::Ingress, Stage::MasqueradeV4)
 }
 
 /// Where [`forebay_ingress_v6`] opens a masqueraded connection.
 #[classifier]
+#[inline(always)]
 fn forebay_in_nat_v6(context: TcContext) -> i32 {
     skb::go_on(context.skb.skb, Hook::Ingress, Stage::MasqueradeV6)
 }
 
 /// Where [`forebay_xdp`] goes on with ICMP.
 #[xdp(frags)]
+#[inline(always)]
 fn forebay_xdp_icmp4(context: XdpContext) -> u32 {
     xdp::go_on(context.ctx, Stage::IcmpV4)
 }
 
 /// Where [`forebay_xdp_v6`] goes on with ICMPv6.
 #[xdp(frags)]
+#[inline(always)]
 fn forebay_xdp_icmp6(context: XdpContext) -> u32 {
     xdp::go_on(context.ctx, Stage::IcmpV6)
 }
 
 /// Where [`forebay_ingress`] goes on with ICMP.
 #[classifier]
+#[inline(always)]
 fn forebay_ingress_icmp4(context: TcContext) -> i32 {
     skb::go_on(context.skb.skb, Hook::Ingress, Stage::IcmpV4)
 }
 
 /// Where [`forebay_ingress_v6`] goes on with ICMPv6.
 #[classifier]
+#[inline(always)]
 fn forebay_ingress_icmp6(context: TcContext) -> i32 {
     skb::go_on(context.skb.skb, Hook::Ingress, Stage::IcmpV6)
 }
 
 /// Where [`forebay_egress`] goes on with ICMP.
 #[classifier]
+#[inline(always)]
 fn forebay_egress_icmp4(context: TcContext) -> i32 {
     skb::go_on(context.skb.skb, Hook::Egress, Stage::IcmpV4)
 }
 
 /// Where [`forebay_egress_v6`] goes on with ICMPv6.
 #[classifier]
+#[inline(always)]
 fn forebay_egress_icmp6(context: TcContext) -> i32 {
     skb::go_on(context.skb.skb, Hook::Egress, Stage::IcmpV6)
 }
 
 /// Where [`forebay_ingress`] goes on with what is dropped and answered.
 #[classifier]
+#[inline(always)]
 fn forebay_ingress_answer4(context: TcContext) -> i32 {
     skb::go_on(context.skb.skb, Hook::Ingress, Stage::AnswerV4)
 }
 
 /// Where [`forebay_ingress_v6`] goes on with what is dropped and answered.
 #[classifier]
+#[inline(always)]
 fn forebay_ingress_answer6(context: TcContext) -> i32 {
     skb::go_on(context.skb.skb, Hook::Ingress, Stage::AnswerV6)
+}
+
+/// Where [`forebay_xdp`] goes on with parts of packets.
+#[xdp(frags)]
+#[inline(always)]
+fn forebay_xdp_frag4(context: XdpContext) -> u32 {
+    xdp::go_on(context.ctx, Stage::FragmentV4)
+}
+
+/// Where [`forebay_xdp_v6`] goes on with parts of packets.
+#[xdp(frags)]
+#[inline(always)]
+fn forebay_xdp_frag6(context: XdpContext) -> u32 {
+    xdp::go_on(context.ctx, Stage::FragmentV6)
+}
+
+/// Where [`forebay_ingress`] goes on with parts of packets.
+#[classifier]
+#[inline(always)]
+fn forebay_ingress_frag4(context: TcContext) -> i32 {
+    skb::go_on(context.skb.skb, Hook::Ingress, Stage::FragmentV4)
+}
+
+/// Where [`forebay_ingress_v6`] goes on with parts of packets.
+#[classifier]
+#[inline(always)]
+fn forebay_ingress_frag6(context: TcContext) -> i32 {
+    skb::go_on(context.skb.skb, Hook::Ingress, Stage::FragmentV6)
+}
+
+/// Where [`forebay_egress`] goes on with parts of packets.
+#[classifier]
+#[inline(always)]
+fn forebay_egress_frag4(context: TcContext) -> i32 {
+    skb::go_on(context.skb.skb, Hook::Egress, Stage::FragmentV4)
+}
+
+/// Where [`forebay_egress_v6`] goes on with parts of packets.
+#[classifier]
+#[inline(always)]
+fn forebay_egress_frag6(context: TcContext) -> i32 {
+    skb::go_on(context.skb.skb, Hook::Egress, Stage::FragmentV6)
 }
 
 /// Run by the collector, never attached: looks at one IPv4 entry.

@@ -18,9 +18,10 @@ use aya_ebpf::{
 use dataplane_core::{
     abi::{
         AffinityEntry, AffinityHead, AffinityKeyV4, AffinityKeyV6, BackendV4, BackendV6, COLLECTOR_WORDS,
-        CONFIG_WORDS, COUNTERS as COUNTER_COUNT, CollectorWord, FlowV4, FlowV6, INTERFACE_PLACES,
-        InterfaceEntry, MasqueradeEntry, SUSPECTS, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef,
-        StateWord, SuspectV4, SuspectV6, TEST_INPUT_WORDS, TestInput, TupleV4, TupleV6,
+        CONFIG_WORDS, COUNTERS as COUNTER_COUNT, CollectorWord, FlowV4, FlowV6, FragmentKeyV4, FragmentKeyV6,
+        FragmentRecord, INTERFACE_PLACES, InterfaceEntry, MasqueradeEntry, SUSPECTS, ServiceCounters,
+        ServiceKeyV4, ServiceKeyV6, ServiceRef, StateWord, SuspectV4, SuspectV6, TEST_INPUT_WORDS, TestInput,
+        TupleV4, TupleV6,
     },
     pipeline::{AnswerBudget, Fate, Hook, Seen, Stage, Tick, Workspaces},
     tables::{AffinityCell, Flow, InsertError, Place},
@@ -34,6 +35,7 @@ const BACKENDS: usize = 1 << 16;
 const FLOWS: usize = 1 << 18;
 const RESERVATIONS: usize = 1 << 17;
 const CLIENTS: usize = 1 << 16;
+const DATAGRAMS: usize = 1 << 14;
 const SUM_WORDS: usize = size_of::<SumRoom>() / 8;
 const ROOM_WORDS: usize = size_of::<Room>().div_ceil(8);
 /// `BPF_F_MMAPABLE`, Linux 5.5.
@@ -63,6 +65,10 @@ static NAT_V6: HashMap<TupleV6, FlowV6, RESERVATIONS> = HashMap::new();
 static AFFINITY_V4: LruHashMap<AffinityKeyV4, AffinityEntry, CLIENTS> = LruHashMap::new();
 #[btf_map(name = "affinity_v6")]
 static AFFINITY_V6: LruHashMap<AffinityKeyV6, AffinityEntry, CLIENTS> = LruHashMap::new();
+#[btf_map(name = "fragments_v4")]
+static FRAGMENTS_V4: LruHashMap<FragmentKeyV4, FragmentRecord, DATAGRAMS> = LruHashMap::new();
+#[btf_map(name = "fragments_v6")]
+static FRAGMENTS_V6: LruHashMap<FragmentKeyV6, FragmentRecord, DATAGRAMS> = LruHashMap::new();
 #[btf_map(name = "masquerade")]
 static MASQUERADE: Array<[u64; 3], { INTERFACE_PLACES as usize }, MAPPED> = Array::new();
 #[btf_map(name = "config")]
@@ -315,7 +321,7 @@ impl AffinityCell for Affinity {
 /// The maps of one family.
 macro_rules! family {
     ($module:ident, $services:ident, $service_key:ty, $backends:ident, $backend:ty, $conntrack:ident, $nat:ident, $affinity:ident, $affinity_key:ty, $tuple:ty,
-     $flow:ident, $suspects:ident, $suspect:ident) => {
+     $flow:ident, $fragments:ident, $fragment_key:ty, $suspects:ident, $suspect:ident) => {
         pub mod $module {
             use super::*;
 
@@ -379,6 +385,18 @@ macro_rules! family {
                 };
                 // The only way to fail is that it is gone.
                 removed.unwrap_or(());
+            }
+
+            #[inline(always)]
+            pub fn fragment(key: &$fragment_key) -> Option<FragmentRecord> {
+                let words = copy($fragments.get_ptr(key)?.cast::<[u64; 3]>());
+                Some(zerocopy::transmute!(words))
+            }
+
+            #[inline(always)]
+            pub fn note_fragment(key: &$fragment_key, record: &FragmentRecord) {
+                // There may be no room: then the later parts are not found to be ours.
+                $fragments.insert(key, record, 0).unwrap_or(());
             }
 
             #[inline(always)]
@@ -450,6 +468,8 @@ family!(
     AffinityKeyV4,
     TupleV4,
     FlowV4,
+    FRAGMENTS_V4,
+    FragmentKeyV4,
     SUSPECTS_V4,
     SuspectV4
 );
@@ -465,6 +485,8 @@ family!(
     AffinityKeyV6,
     TupleV6,
     FlowV6,
+    FRAGMENTS_V6,
+    FragmentKeyV6,
     SUSPECTS_V6,
     SuspectV6
 );

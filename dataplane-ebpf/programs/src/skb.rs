@@ -185,6 +185,17 @@ impl Packet for SkbPacket {
     }
 
     #[inline(always)]
+    fn translate_network<F: ParseFamily>(
+        &mut self,
+        headers: &Headers<F>,
+        flow: &F::Flow,
+        hop_limit: HopLimit,
+    ) -> Result<(), ApplyError> {
+        let addresses = [flow.source(), flow.destination()];
+        write_network::<F>(self.skb, headers, &addresses, flow.address_delta(), hop_limit)
+    }
+
+    #[inline(always)]
     fn translate_error<F: ParseFamily>(
         &mut self,
         headers: &Headers<F>,

@@ -4,7 +4,7 @@ use aya_ebpf::bindings::{xdp_action, xdp_md};
 use dataplane_core::{
     pipeline::{
         Action, ApplyError, ErrorTranslation, Headers, Hook, HopLimit, NextHop, Packet, ParseFamily, Quote,
-        Stage, Step, begin, resume, translate_error_in_place, translate_in_place,
+        Stage, Step, begin, resume, translate_error_in_place, translate_in_place, translate_network_in_place,
     },
     wire::{Delta, Frame, Header},
 };
@@ -100,6 +100,16 @@ impl Packet for XdpPacket {
         hop_limit: HopLimit,
     ) -> Result<(), ApplyError> {
         translate_in_place(self, headers, flow, hop_limit)
+    }
+
+    #[inline(always)]
+    fn translate_network<F: ParseFamily>(
+        &mut self,
+        headers: &Headers<F>,
+        flow: &F::Flow,
+        hop_limit: HopLimit,
+    ) -> Result<(), ApplyError> {
+        translate_network_in_place(self, headers, flow, hop_limit)
     }
 
     #[inline(always)]

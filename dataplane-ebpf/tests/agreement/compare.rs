@@ -76,6 +76,8 @@ pub fn tables(world: &World, when: &str) {
     hash(memory.nat_v6(), kernel.nat_v6(), &mut differences);
     hash(memory.affinity_v4(), kernel.affinity_v4(), &mut differences);
     hash(memory.affinity_v6(), kernel.affinity_v6(), &mut differences);
+    hash(memory.fragments_v4(), kernel.fragments_v4(), &mut differences);
+    hash(memory.fragments_v6(), kernel.fragments_v6(), &mut differences);
     hash(memory.services_v4(), kernel.services_v4(), &mut differences);
     hash(memory.services_v6(), kernel.services_v6(), &mut differences);
     words(memory.service_words(), kernel.service_words(), &mut differences);

@@ -36,17 +36,24 @@ impl Family {
 pub enum Carried {
     /// An ICMP error, whole enough to be one.
     Error,
+    /// A later part of a packet.
+    Later,
     /// Anything else.
     Other,
 }
 
 impl Carried {
-    const ALL: [Self; 2] = [Self::Error, Self::Other];
+    const ALL: [Self; 3] = [Self::Error, Self::Later, Self::Other];
 
     /// Where no tag and no extension header stands before it.
     pub fn of(frame: &[u8]) -> Self {
         let byte = |at: usize| frame.get(at).copied().unwrap_or(0);
+        let offset = |at: usize| u16::from_be_bytes([byte(at), byte(at + 1)]);
         let kind = match Family::of(frame) {
+            Family::V4 if byte(12) == 8 && byte(14) >> 4 == 4 && offset(20) & 0x1fff != 0 => {
+                return Self::Later;
+            }
+            Family::V6 if byte(12) == 0x86 && byte(20) == 44 && offset(56) >> 3 != 0 => return Self::Later,
             Family::V4 if byte(12) == 8 && byte(14) >> 4 == 4 && byte(23) == 1 => {
                 let header = usize::from(byte(14) & 15) * 4;
                 return if matches!(byte(14 + header), 3 | 11 | 12) { Self::Error } else { Self::Other };
@@ -78,7 +85,11 @@ impl Seen {
                     let count =
                         self.0.get(&(hook as u8, family, carried, verdict.number())).copied().unwrap_or(0);
                     let can = can_occur(hook, family, verdict)
-                        && (carried == Carried::Other || can_of_errors(hook, family, verdict));
+                        && match carried {
+                            Carried::Error => can_of_errors(hook, family, verdict),
+                            Carried::Later => can_of_later(hook, family, verdict),
+                            Carried::Other => true,
+                        };
                     let what = format!("{} {family:?} {carried:?} {verdict}", hook.name());
                     if can && count == 0 {
                         wrong.push(format!("{what}: never occurred"));
@@ -126,7 +137,7 @@ fn can_occur(hook: Hook, family: Family, verdict: Verdict) -> bool {
         // XDP leaves to tc what is to be answered; tc drops it in silence where it is a reset or an error, or has no way
         // back.
         Verdict::Drop(D::TooBig | D::HopLimit | D::NoBackend) => hook == Hook::Ingress,
-        Verdict::Drop(D::Malformed) => true,
+        Verdict::Drop(D::Malformed | D::TinyFragment) => true,
         // Of what goes out only replies are looked at, and the stack has found their way.
         Verdict::Drop(_) => !out,
     }
@@ -140,12 +151,30 @@ fn can_of_errors(hook: Hook, family: Family, verdict: Verdict) -> bool {
         // It is seen to be one where no tag stands before it.
         Verdict::Leave(L::Tagged) => false,
         // An error opens nothing, and is of a flow that has a backend.
-        Verdict::Drop(D::NoBackend | D::TupleInUse | D::Malformed) | Verdict::Answer(_) => false,
+        Verdict::Drop(D::NoBackend | D::TupleInUse | D::Malformed | D::TinyFragment) => false,
+        Verdict::Answer(_) => false,
         Verdict::Drop(D::NoMasqueradeAddress | D::NatExhausted) => false,
         // It is asked whose port it is of TCP and UDP alone, and whose address of echo requests.
         Verdict::Drop(D::NoPort) | Verdict::Pass(P::OwnAddress) => false,
         // The one router that is no source for IPv4 is one for IPv6.
         Verdict::Pass(P::Martian) => true,
+        Verdict::Deliver | Verdict::Forward | Verdict::Pass(_) | Verdict::Leave(_) => true,
+        Verdict::Drop(_) => hook != Hook::Egress,
+    }
+}
+
+/// Of the verdicts that can occur: those of later parts of packets.
+fn can_of_later(hook: Hook, family: Family, verdict: Verdict) -> bool {
+    use {DropReason as D, LeaveReason as L, PassReason as P};
+    match verdict {
+        _ if family == Family::Other => false,
+        // It is seen to be one where no tag stands before it.
+        Verdict::Leave(L::Tagged) => false,
+        // What it carries is not looked at.
+        Verdict::Pass(P::Protocol) => false,
+        // It opens nothing, is of a flow that has a backend, and is never answered.
+        Verdict::Drop(D::NoBackend | D::TupleInUse | D::Malformed | D::TinyFragment) => false,
+        Verdict::Drop(D::NoMasqueradeAddress | D::NatExhausted) | Verdict::Answer(_) => false,
         Verdict::Deliver | Verdict::Forward | Verdict::Pass(_) | Verdict::Leave(_) => true,
         Verdict::Drop(_) => hook != Hook::Egress,
     }

@@ -6,7 +6,7 @@ use dataplane_core::{
     memory::Outcome,
     pipeline::{Hook, Verdict},
 };
-use dataplane_testkit::frames::{Dissected, Extension, Frame, Rng, Transport, flags};
+use dataplane_testkit::frames::{Dissected, Extension, Frame, Rng, Transport, flags, split};
 
 use crate::world::{FRONTENDS, Port, TCP, UDP, World};
 
@@ -19,16 +19,26 @@ const LONGEST: usize = 3300;
 /// So many translated packets are remembered, to be answered.
 const REMEMBERED: usize = 4096;
 
+/// Clients to whom no route leads back.
+const UNREACHABLE: [&str; 2] = ["198.51.100.131", "2001:db8:21::1"];
+
 pub struct Traffic {
     /// Where translated packets went: their new tuple, and where they had arrived.
     forwarded: Vec<(SocketAddr, SocketAddr, u8, u32)>,
     oldest: usize,
     ports: [Port; 4],
+    /// Parts of packets of which some are under way: the hook and the interface where they arrive.
+    parts: Vec<(Hook, u32, Vec<u8>)>,
 }
 
 impl Traffic {
     pub fn new(world: &World) -> Self {
-        Self { forwarded: Vec::new(), oldest: 0, ports: [world.front, world.back, world.slow, world.stop] }
+        Self {
+            forwarded: Vec::new(),
+            oldest: 0,
+            parts: Vec::new(),
+            ports: [world.front, world.back, world.slow, world.stop],
+        }
     }
 
     /// Remembers what was translated on its way to a backend, so that it can be answered.
@@ -50,12 +60,15 @@ impl Traffic {
 
     /// The next frame, the hook and the interface that it meets.
     pub fn next(&mut self, world: &World, rng: &mut Rng) -> (Hook, u32, Vec<u8>) {
+        if !self.parts.is_empty() && rng.chance(60) {
+            return self.part(rng);
+        }
         let [front, back, slow, stop] = self.ports;
         let reply = !self.forwarded.is_empty() && rng.chance(45);
         let error = reply && rng.chance(30);
         let (mut frame, arrived) = match (reply, error) {
             (true, true) => self.error(rng),
-            (true, false) => (self.answer(rng), 0),
+            (true, false) => self.answer(rng),
             (false, _) => (client(world, rng), 0),
         };
         // Of what goes out, only replies are ours.
@@ -76,6 +89,12 @@ impl Traffic {
         };
         frame.to = port.mac;
         disturb(&mut frame, rng);
+        if frame.tags.is_empty()
+            && rng.chance(if port.index == stop.index || is_unreachable(frame.destination) { 40 } else { 8 })
+        {
+            self.split(&frame, hook, port.index, rng);
+            return self.part(rng);
+        }
         let mut bytes = frame.build();
         while bytes.len() > LONGEST {
             frame.payload.clear();
@@ -94,9 +113,73 @@ impl Traffic {
         (hook, port.index, bytes)
     }
 
-    fn answer(&self, rng: &mut Rng) -> Frame {
-        let &(source, destination, protocol, _) = rng.pick(&self.forwarded);
-        packet(destination, source, protocol, rng)
+    /// Has a packet arrive in parts: mostly the first one first, and often with an identification that was used before.
+    fn split(&mut self, frame: &Frame, hook: Hook, interface: u32, rng: &mut Rng) {
+        let mut frame = frame.clone();
+        frame.payload.truncate(2400);
+        let mut size = *rng.pick(&[8, 16, 24, 24, 32, 64, 400]);
+        match (&mut frame.transport, rng.below(10)) {
+            // Parts that are too long for one of the interfaces.
+            (_, 0..=2) => (frame.payload, size) = (rng.bytes(2700), 1304),
+            // Options that the first part lacks.
+            (Transport::Tcp { options, .. }, 3..=5) => (*options, size) = (12, 24),
+            _ => {}
+        }
+        let parts = split(&frame, rng.below(6) as u32, size);
+        self.parts.clear();
+        // The last one is taken next.
+        self.parts.extend(parts.into_iter().take(6).map(|bytes| (hook, interface, bytes)).rev());
+        if rng.chance(10) {
+            self.parts.pop();
+        }
+        if rng.chance(10) && self.parts.len() > 1 {
+            self.parts.swap(0, 1);
+        }
+    }
+
+    /// The next part, mostly of the packet in its order, at one hook of its interface or another.
+    fn part(&mut self, rng: &mut Rng) -> (Hook, u32, Vec<u8>) {
+        let last = self.parts.len().saturating_sub(1);
+        let place = if rng.chance(90) { last } else { rng.below(self.parts.len().max(1)) };
+        let Some(&(hook, interface, ref bytes)) = self.parts.get(place) else {
+            return (Hook::Xdp, self.ports[0].index, vec![0; 14]);
+        };
+        let mut bytes = bytes.clone();
+        // Now and then it comes once more.
+        if rng.chance(85) {
+            self.parts.remove(place);
+        }
+        if rng.chance(6) {
+            damage(&mut bytes, rng);
+        } else if rng.chance(10) {
+            // Routes differ by length, and hops run out on the way of one part.
+            let at = if bytes.get(12) == Some(&0x08) { 22 } else { 21 };
+            bytes[at] = rng.below(3) as u8;
+        } else if bytes.get(12) == Some(&0x08) && rng.chance(if bytes.len() > 1300 { 70 } else { 10 }) {
+            // Not to be split once more.
+            bytes[20] |= 0x40;
+        }
+        let hook = match hook {
+            Hook::Egress => Hook::Egress,
+            _ if rng.chance(50) => Hook::Xdp,
+            _ => Hook::Ingress,
+        };
+        let hook = if bytes.len() < SHORTEST_SKB { Hook::Xdp } else { hook };
+        bytes.resize(bytes.len().max(14), 0);
+        (hook, interface, bytes)
+    }
+
+    /// What a backend answers, and where its client's packet had arrived.
+    fn answer(&self, rng: &mut Rng) -> (Frame, u32) {
+        let stop = self.ports[3].index;
+        let rare = |entry: &&(SocketAddr, SocketAddr, u8, u32)| entry.3 == stop || is_unreachable(entry.0);
+        let newest = self.oldest + self.forwarded.len() - 1;
+        let lately = (0..self.forwarded.len().min(600))
+            .map(|back| &self.forwarded[(newest - back) % self.forwarded.len()]);
+        // Those are few: clients where nothing is forwarded, and those to whom no route leads.
+        let rare = if rng.chance(8) { lately.filter(rare).nth(rng.below(4)) } else { None };
+        let &(source, destination, protocol, arrived) = rare.unwrap_or_else(|| rng.pick(&self.forwarded));
+        (packet(destination, source, protocol, rng), arrived)
     }
 
     /// What somebody on the way of a translated packet says about it, and where that had arrived.
@@ -139,6 +222,11 @@ impl Traffic {
     }
 }
 
+/// Whether this is a client's address to which no route leads back.
+fn is_unreachable(client: SocketAddr) -> bool {
+    UNREACHABLE.contains(&client.ip().to_string().as_str())
+}
+
 /// A packet from a client: mostly to a service.
 fn client(world: &World, rng: &mut Rng) -> Frame {
     let family = rng.below(2);
@@ -150,12 +238,7 @@ fn client(world: &World, rng: &mut Rng) -> Frame {
     };
     let mut source = SocketAddr::new(source, 40_000 + rng.below(12) as u16);
     if rng.chance(2) {
-        // One to whom no route leads back.
-        source.set_ip(if family == 0 {
-            Ipv4Addr::new(198, 51, 100, 131).into()
-        } else {
-            "2001:db8:21::1".parse().unwrap()
-        });
+        source.set_ip(UNREACHABLE[family].parse().unwrap());
     }
     let mut destination: SocketAddr = rng.pick(FRONTENDS[family]).parse().unwrap();
     match rng.below(100) {

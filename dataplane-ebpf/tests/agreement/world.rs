@@ -109,6 +109,7 @@ impl World {
             backends: 2048,
             nat: 1 << 16,
             affinity: 1 << 16,
+            fragments: 1 << 16,
         };
         let ports_of_nat = NatPorts::new(NAT_PORTS).unwrap();
         let builder = EbpfDataplane::builder().unpinned().capacity(capacity).nat_ports(ports_of_nat);

@@ -19,6 +19,7 @@
 //! | `answers` | is whoever sent what is dropped told of it? |
 //! | `addresses` | what becomes of what comes to a virtual address and is of no service? |
 //! | `errors` | do ICMP errors about what is balanced reach whom they are for? |
+//! | `fragments` | do datagrams that are too long for one packet arrive whole? |
 //! | `torn` | does a packet ever see half of one list and half of another? |
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
@@ -29,6 +30,7 @@ mod answers;
 mod balance;
 mod conntrack;
 mod errors;
+mod fragments;
 #[path = "../common/kernel.rs"]
 mod kernel;
 mod local;

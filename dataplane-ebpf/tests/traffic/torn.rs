@@ -89,6 +89,7 @@ impl Torn {
             conntrack: 1 << 16,
             nat: 8,
             affinity: 8,
+            fragments: 8,
         };
         let plane = net.balancer.run(|| {
             let uplink = Uplink::named("to-client").xdp(XdpMode::Off);

@@ -302,6 +302,7 @@ fn agent() {
         conntrack: 1 << 18,
         nat: 1 << 17,
         affinity: 1 << 17,
+        fragments: 8,
     };
     let pins = PinDir::new(env::var(PINS).unwrap()).unwrap();
     let mut builder = EbpfDataplane::builder().pins(pins).capacity(capacity);

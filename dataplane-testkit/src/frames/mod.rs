@@ -13,10 +13,12 @@
 
 mod build;
 mod dissect;
+mod parts;
 mod random;
 
 pub use build::{Extension, Frame, Transport, flags};
 pub use dissect::{Dissected, icmp_checksums_hold};
+pub use parts::{join, split};
 pub use random::Rng;
 
 /// The checksum of RFC 1071 over several pieces, by the book: big-endian words, one after the other.

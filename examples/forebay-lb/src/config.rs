@@ -277,11 +277,12 @@ fn address(field: &Field<'_>, reader: &mut Reader<'_>) -> Option<SocketAddr> {
     }
 }
 
-const CAPACITY: [&str; 6] = ["frontends", "backends", "slots", "conntrack", "nat", "affinity"];
+const CAPACITY: [&str; 7] = ["frontends", "backends", "slots", "conntrack", "nat", "affinity", "fragments"];
 
 fn capacity(field: &Field<'_>, reader: &mut Reader<'_>) -> Option<Capacity> {
     let expected = "a mapping of tables and the number of their entries";
-    let [frontends, backends, slots, conntrack, nat, affinity] = field.fields(&CAPACITY, expected, reader)?;
+    let [frontends, backends, slots, conntrack, nat, affinity, fragments] =
+        field.fields(&CAPACITY, expected, reader)?;
     let default = Capacity::default();
     let mut entries = |field: Option<Field<'_>>, default, least, expected| {
         or(field, default, |field| match field.number().filter(|number| *number >= least) {
@@ -296,6 +297,7 @@ fn capacity(field: &Field<'_>, reader: &mut Reader<'_>) -> Option<Capacity> {
         entries(conntrack, default.conntrack, 64, "how many flows are kept: a number, 64 at least");
     let nat = entries(nat, default.nat, 1, "how many masqueraded flows there is room for");
     let affinity = entries(affinity, default.affinity, 1, "how many clients with an affinity are remembered");
+    let fragments = entries(fragments, default.fragments, 1, "how many packets in parts there is room for");
     Some(Capacity {
         frontends: frontends?,
         backends: backends?,
@@ -303,6 +305,7 @@ fn capacity(field: &Field<'_>, reader: &mut Reader<'_>) -> Option<Capacity> {
         conntrack: conntrack?,
         nat: nat?,
         affinity: affinity?,
+        fragments: fragments?,
     })
 }
 
@@ -373,7 +376,7 @@ uplinks:
   - {name: eth1, xdp: off, tc: clsact, order: last, zone: 7, masquerade_as: [192.0.2.9, '2001:db8::9']}
 services: /etc/forebay/services.yaml
 status: '[::1]:80'
-capacity: {frontends: 1, backends: 2, slots: 16, conntrack: 64, nat: 5, affinity: 6}
+capacity: {frontends: 1, backends: 2, slots: 16, conntrack: 64, nat: 5, affinity: 6, fragments: 7}
 nat_ports: 2000-2001
 answers_a_second: 0
 answer_ping: false
@@ -390,7 +393,15 @@ timeouts: {tcp_opening: 1, tcp_established: 2, tcp_closing: 3, udp: 4, udp_strea
         assert_eq!(config.uplinks, [Uplink::named("eth0"), second]);
         assert_eq!(config.services, Path::new("/etc/forebay/services.yaml"));
         assert_eq!(config.status.to_string(), "[::1]:80");
-        let expected = Capacity { frontends: 1, backends: 2, slots: 16, conntrack: 64, nat: 5, affinity: 6 };
+        let expected = Capacity {
+            frontends: 1,
+            backends: 2,
+            slots: 16,
+            conntrack: 64,
+            nat: 5,
+            affinity: 6,
+            fragments: 7,
+        };
         assert_eq!(config.capacity, expected);
         assert_eq!((config.nat_ports.range(), config.answers_a_second), (2000..=2001, 0));
         let expected = AddressSettings { answer_ping: false, drop_unserved_ports: true };

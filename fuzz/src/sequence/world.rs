@@ -61,6 +61,7 @@ impl World {
             conntrack: 1 << 10,
             nat: 1 << 9,
             affinity: 1 << 9,
+            fragments: 8,
         };
         let tables = Arc::new(MemoryTables::new(capacity));
         let mut simulator = Simulator::new(Arc::clone(&tables));
@@ -163,10 +164,6 @@ impl World {
         let translated = check::outcome(&bytes, hook, &out);
 
         let (client, frontend) = (packet.client(), packet.frontend());
-        if packet.odd == Odd::Fragment {
-            assert_eq!(out.verdict, Verdict::Pass(PassReason::Fragment));
-            return;
-        }
         let key = (client, frontend);
         let winner = self.desired.winner(frontend);
         let selectable = |backend: usize| winner.is_some_and(|wish| wish.is_selectable(backend));

@@ -146,9 +146,9 @@ pub const AGREEMENT: &[Mutation] = &[
     Mutation {
         name: "hop-not-taken",
         breaks: "apply: what is forwarded keeps its hop limit",
-        file: "dataplane-core/src/pipeline/process.rs",
-        from: "Action::Forward => translate(packet, HopLimit::Decrement)",
-        to: "Action::Forward => translate(packet, HopLimit::Keep)",
+        file: "dataplane-core/src/pipeline/translate.rs",
+        from: "if matches!(hop_limit, HopLimit::Decrement) {",
+        to: "if matches!(hop_limit, HopLimit::Keep) {",
     },
     Mutation {
         name: "checksum-delta",
@@ -163,6 +163,34 @@ pub const AGREEMENT: &[Mutation] = &[
         file: "dataplane-core/src/pipeline/quote.rs",
         from: "quoted_ports: [flow.destination_port(), flow.source_port()],",
         to: "quoted_ports: [headers.tuple.destination_port(), headers.tuple.source_port()],",
+    },
+    Mutation {
+        name: "part-of-another",
+        breaks: "a later part: that of another time's packet with the same identification is taken for this one's",
+        file: "dataplane-core/src/pipeline/fragment.rs",
+        from: "if !is_its || now.since(Tick(record.seen)) > F::REASSEMBLY_TICKS {",
+        to: "if !is_its {",
+    },
+    Mutation {
+        name: "part-over-header",
+        breaks: "a later part may write over a TCP header",
+        file: "dataplane-core/src/pipeline/fragment.rs",
+        from: "if record.protocol == PROTOCOL_TCP && part.offset < TcpHeader::LENGTH {",
+        to: "if record.protocol == PROTOCOL_TCP && part.offset == 0 {",
+    },
+    Mutation {
+        name: "part-superseded",
+        breaks: "a first part that is not ours leaves an earlier one's record standing",
+        file: "dataplane-core/src/pipeline/process.rs",
+        from: "Decision::Verdict(_) => fragment::supersede(part, &work.headers, env, now),",
+        to: "Decision::Verdict(_) => {}",
+    },
+    Mutation {
+        name: "part-tiny",
+        breaks: "a first part without its whole TCP header is handled as any other",
+        file: "dataplane-core/src/pipeline/transport.rs",
+        from: "let tiny = at.wrapping_add(header_length) > end;",
+        to: "let tiny = false;",
     },
     Mutation {
         name: "quoted-checksum",

@@ -6,8 +6,8 @@ use super::{SimulatedInterface, Simulator};
 use crate::{
     Controller,
     abi::{
-        AffinityEntry, AffinityHead, BackendRef, FlowV4, InterfaceEntry, ServiceCounters, ServiceRef,
-        ServiceWord, Setting, StateWord, TupleV4,
+        AffinityEntry, AffinityHead, BackendRef, FlowV4, FragmentRecord, InterfaceEntry, ServiceCounters,
+        ServiceRef, ServiceWord, Setting, StateWord, TupleV4,
     },
     memory::{
         MemoryPacket, MemoryTables, Target,
@@ -394,6 +394,14 @@ where
     fn remove_affinity(&self, key: &F::AffinityKey) {
         (self.rival)(Step::Forget);
         Lookup::<F>::remove_affinity(&self.inner, key);
+    }
+
+    fn fragment(&self, key: &F::FragmentKey) -> Option<FragmentRecord> {
+        Lookup::<F>::fragment(&self.inner, key)
+    }
+
+    fn note_fragment(&self, key: &F::FragmentKey, record: &FragmentRecord) {
+        Lookup::<F>::note_fragment(&self.inner, key, record);
     }
 
     fn masquerade_address(&self, interface: u32) -> Option<F::Address> {

@@ -140,6 +140,7 @@ fn world(hooks: Hooks) -> (World, Vec<LineServer>) {
         conntrack: 1 << 18,
         nat: 1 << 16,
         affinity: 1 << 10,
+        fragments: 64,
     };
     let settings = |builder: dataplane_ebpf::Builder| builder.capacity(capacity).timeouts(timeouts());
     let control = |builder: ControllerBuilder| {

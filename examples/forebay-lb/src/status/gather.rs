@@ -272,6 +272,7 @@ fn fills(parts: &Parts, flows: &FlowCounts) -> Result<Vec<shape::Table>, TableEr
     let (services_v4, services_v6) = (tables.services_v4(), tables.services_v6());
     let (slots, backends_v4, backends_v6) = (tables.slots(), tables.backends_v4(), tables.backends_v6());
     let (nat_v4, nat_v6) = (tables.nat_v4(), tables.nat_v6());
+    let (fragments_v4, fragments_v6) = (tables.fragments_v4(), tables.fragments_v6());
     let (conntrack_v4, conntrack_v6) = (tables.conntrack_v4(), tables.conntrack_v6());
     Ok(vec![
         table(services_v4.name(), services_v4.fill()?, services_v4.capacity()),
@@ -291,6 +292,8 @@ fn fills(parts: &Parts, flows: &FlowCounts) -> Result<Vec<shape::Table>, TableEr
         },
         table(nat_v4.name(), nat_v4.fill()?, nat_v4.capacity()),
         table(nat_v6.name(), nat_v6.fill()?, nat_v6.capacity()),
+        table(fragments_v4.name(), fragments_v4.fill()?, fragments_v4.capacity()),
+        table(fragments_v6.name(), fragments_v6.fill()?, fragments_v6.capacity()),
     ])
 }
 
