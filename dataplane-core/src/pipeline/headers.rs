@@ -100,6 +100,9 @@ pub trait ParseFamily: AnswerFamily {
     /// The stage that opens a connection whose source is translated.
     const MASQUERADE: Stage;
 
+    /// The stage that opens a connection to a service with affinity.
+    const AFFINITY: Stage;
+
     /// What a new TTL adds to the header's own checksum.
     fn hop_limit_delta(headers: &Headers<Self>, hop_limit: u8) -> Delta;
 
@@ -220,6 +223,7 @@ impl ParseFamily for V4 {
     const HOP_LIMIT_OFFSET: u32 = 8;
     const CHECKSUM_OFFSET: Option<u32> = Some(10);
     const MASQUERADE: Stage = Stage::MasqueradeV4;
+    const AFFINITY: Stage = Stage::AffinityV4;
     const ICMP: u8 = PROTOCOL_ICMP;
     const ICMP_STAGE: Stage = Stage::IcmpV4;
     const ANSWER_STAGE: Stage = Stage::AnswerV4;
@@ -312,6 +316,7 @@ impl ParseFamily for V6 {
     const HOP_LIMIT_OFFSET: u32 = 7;
     const CHECKSUM_OFFSET: Option<u32> = None;
     const MASQUERADE: Stage = Stage::MasqueradeV6;
+    const AFFINITY: Stage = Stage::AffinityV6;
     const ICMP: u8 = PROTOCOL_ICMPV6;
     const ICMP_STAGE: Stage = Stage::IcmpV6;
     const ANSWER_STAGE: Stage = Stage::AnswerV6;

@@ -2,10 +2,10 @@
 
 use super::{
     Action, ApplyError, Direction, DropReason, Environment, ErrorTranslation, Hook, HopLimit, LeaveReason,
-    Link, NextHop, Packet, ParseFamily, PassReason, Route, RouteQuery, Routes, Stage, Step, Verdict,
+    Link, NextHop, Packet, ParseFamily, PassReason, Route, RouteQuery, Routes, Stage, Step, Tick, Verdict,
     VerdictNumber, answer,
     commit::{self, Opened},
-    decide::{Decision, decide, find_known, serves},
+    decide::{Decision, choose_by_affinity, decide, find_known, serves},
     quote::parse_quote,
     workspace::{Arrival, Workspace, Workspaces},
 };
@@ -61,6 +61,8 @@ where
         Stage::V6 => handle_family(packet, env, &mut work.v6, &work.arrival),
         Stage::MasqueradeV4 => masquerade(packet, env, &mut work.v4, &work.arrival),
         Stage::MasqueradeV6 => masquerade(packet, env, &mut work.v6, &work.arrival),
+        Stage::AffinityV4 => affinity(packet, env, &mut work.v4, &work.arrival),
+        Stage::AffinityV6 => affinity(packet, env, &mut work.v6, &work.arrival),
         Stage::IcmpV4 => handle_error(packet, env, &mut work.v4, &work.arrival).into(),
         Stage::IcmpV6 => handle_error(packet, env, &mut work.v6, &work.arrival).into(),
         Stage::AnswerV4 => Step::done(answer::answer(packet, env, &mut work.v4, &work.arrival.link)),
@@ -116,13 +118,46 @@ where
     E: Environment + Lookup<F> + Routes<F>,
 {
     let now = env.now();
-    let result = match decide(work, env, packet.hook(), now) {
+    let decision = decide(work, env, packet.hook(), now);
+    go_on(decision, packet, env, work, link, now)
+}
+
+/// Opens a connection to a frontend with affinity, and sends its first packet.
+#[inline(always)]
+fn affinity<F, P, E>(packet: &mut P, env: &E, work: &mut Workspace<F>, Arrival { link, .. }: &Arrival) -> Step
+where
+    F: ParseFamily,
+    P: Packet,
+    E: Environment + Lookup<F> + Routes<F>,
+{
+    let now = env.now();
+    let decision = choose_by_affinity(work, env, now);
+    go_on(decision, packet, env, work, link, now)
+}
+
+/// Does what was decided.
+#[inline(always)]
+fn go_on<F, P, E>(
+    decision: Decision<<E as Lookup<F>>::Entry>,
+    packet: &mut P,
+    env: &E,
+    work: &mut Workspace<F>,
+    link: &Link,
+    now: Tick,
+) -> Step
+where
+    F: ParseFamily,
+    P: Packet,
+    E: Environment + Lookup<F> + Routes<F>,
+{
+    let result = match decision {
         Decision::Verdict(verdict) => return Step::done(verdict),
         Decision::Refuse(reason, frontend) => Err(refuse(env, packet.hook(), reason, frontend).into()),
         Decision::Known(entry) => {
             commit::refresh(work, &entry, env, now);
             send(packet, env, work, link)
         }
+        Decision::NewWithAffinity => return Step::Next(F::AFFINITY),
         Decision::New if work.flow.is_masqueraded() => return Step::Next(F::MASQUERADE),
         Decision::New => open(packet, env, work, link, |work| commit::open(work, env, now)),
     };

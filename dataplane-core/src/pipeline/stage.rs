@@ -24,6 +24,10 @@ pub enum Stage {
     AnswerV4 = 5,
     /// A packet of IPv6 is dropped and answered. Only at ingress.
     AnswerV6 = 6,
+    /// An IPv4 connection to a service with affinity is opened.
+    AffinityV4 = 7,
+    /// As [`AffinityV4`](Self::AffinityV4), of IPv6.
+    AffinityV6 = 8,
 }
 
 impl Stage {
@@ -36,6 +40,8 @@ impl Stage {
         Self::IcmpV6,
         Self::AnswerV4,
         Self::AnswerV6,
+        Self::AffinityV4,
+        Self::AffinityV6,
     ];
 
     /// What becomes of a packet whose next stage is not in its place.
