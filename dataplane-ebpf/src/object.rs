@@ -58,6 +58,14 @@ pub(crate) const XDP_NAT_V6: &str = "forebay_xdp_nat_v6";
 pub(crate) const INGRESS_NAT_V4: &str = "forebay_in_nat_v4";
 /// Masqueraded IPv6 connections at tc.
 pub(crate) const INGRESS_NAT_V6: &str = "forebay_in_nat_v6";
+/// IPv4 connections to services with affinity at XDP.
+pub(crate) const XDP_AFFINITY4: &str = "forebay_xdp_aff4";
+/// IPv6 connections to services with affinity at XDP.
+pub(crate) const XDP_AFFINITY6: &str = "forebay_xdp_aff6";
+/// IPv4 connections to services with affinity at tc.
+pub(crate) const INGRESS_AFFINITY4: &str = "forebay_in_aff4";
+/// IPv6 connections to services with affinity at tc.
+pub(crate) const INGRESS_AFFINITY6: &str = "forebay_in_aff6";
 /// ICMP at XDP.
 pub(crate) const XDP_ICMP4: &str = "forebay_xdp_icmp4";
 /// ICMPv6 at XDP.
@@ -87,7 +95,7 @@ pub(crate) const EGRESS_FRAG4: &str = "forebay_egress_frag4";
 /// Parts of IPv6 packets at tc, packets that go out.
 pub(crate) const EGRESS_FRAG6: &str = "forebay_egress_frag6";
 /// Every program that is loaded.
-pub(crate) const PROGRAMS: [&str; 26] = [
+pub(crate) const PROGRAMS: [&str; 30] = [
     XDP_FRAG4,
     XDP_FRAG6,
     INGRESS_FRAG4,
@@ -100,12 +108,16 @@ pub(crate) const PROGRAMS: [&str; 26] = [
     XDP_V6,
     XDP_NAT_V4,
     XDP_NAT_V6,
+    XDP_AFFINITY4,
+    XDP_AFFINITY6,
     XDP_ICMP4,
     XDP_ICMP6,
     INGRESS,
     INGRESS_V6,
     INGRESS_NAT_V4,
     INGRESS_NAT_V6,
+    INGRESS_AFFINITY4,
+    INGRESS_AFFINITY6,
     INGRESS_ICMP4,
     INGRESS_ICMP6,
     EGRESS,
@@ -148,6 +160,20 @@ pub(crate) const STAGES: &[StagePlace] = &[
         array: "stages_ingress",
         stage: Stage::MasqueradeV6,
         program: INGRESS_NAT_V6,
+    },
+    StagePlace { hook: Hook::Xdp, array: "stages_xdp", stage: Stage::AffinityV4, program: XDP_AFFINITY4 },
+    StagePlace { hook: Hook::Xdp, array: "stages_xdp", stage: Stage::AffinityV6, program: XDP_AFFINITY6 },
+    StagePlace {
+        hook: Hook::Ingress,
+        array: "stages_ingress",
+        stage: Stage::AffinityV4,
+        program: INGRESS_AFFINITY4,
+    },
+    StagePlace {
+        hook: Hook::Ingress,
+        array: "stages_ingress",
+        stage: Stage::AffinityV6,
+        program: INGRESS_AFFINITY6,
     },
     // What goes out opens nothing.
     StagePlace { hook: Hook::Egress, array: "stages_egress", stage: Stage::V6, program: EGRESS_V6 },
@@ -297,7 +323,8 @@ pub(crate) const MAPS: &[MapSpec] = &[
 /// The section that each program must stand in.
 fn has_section(program: &str, section: &ProgramSection) -> bool {
     match program {
-        XDP | XDP_V6 | XDP_NAT_V4 | XDP_NAT_V6 | XDP_ICMP4 | XDP_ICMP6 | XDP_FRAG4 | XDP_FRAG6 => {
+        XDP | XDP_V6 | XDP_NAT_V4 | XDP_NAT_V6 | XDP_AFFINITY4 | XDP_AFFINITY6 | XDP_ICMP4 | XDP_ICMP6
+        | XDP_FRAG4 | XDP_FRAG6 => {
             matches!(section, ProgramSection::Xdp { frags: true, .. })
         }
         name if PROGRAMS.contains(&name) => matches!(section, ProgramSection::SchedClassifier),

@@ -19,7 +19,7 @@ pub(super) struct Visit<F: Family> {
     pub key: F::AffinityKey,
     /// First slot of the list.
     pub list: u32,
-    /// How many entries it has; not 0.
+    /// How many entries it has.
     pub entries: u32,
 }
 

@@ -38,6 +38,8 @@ pub(super) enum Decision<Entry> {
     /// It opens a connection, whose flow is in the workspace. Where the workspace's `stale` is set an entry stands in its way:
     /// that connection is over, or its backend gone; `found` is its flow.
     New,
+    /// As [`New`](Self::New), to a frontend with affinity. The backend is not chosen yet.
+    NewWithAffinity,
 }
 
 const NOT_OURS: Verdict = Verdict::Pass(PassReason::NoService);
@@ -78,20 +80,76 @@ where
     if !headers.consistent {
         return Decision::Refuse(DropReason::Malformed, frontend);
     }
-    let Some(Chosen { backend_ref, mut backend, list_flags }) =
-        choose::<F, E>(&headers.tuple, frontend, list, env, now)
-    else {
-        return Decision::Refuse(DropReason::NoBackend, frontend);
+    let header = SlotHeader(Lookup::<F>::slot(env, list).unwrap_or(0));
+    if header.flags() & LIST_AFFINITY != 0 {
+        return Decision::NewWithAffinity;
+    }
+    match pick::<F, E>(&headers.tuple, list, header, env)
+        .and_then(|backend| prepare(work, backend, frontend, header, env))
+    {
+        Some(()) => Decision::New,
+        None => Decision::Refuse(DropReason::NoBackend, frontend),
+    }
+}
+
+/// Chooses the backend of the client whose packet is in the workspace, which is for a frontend with affinity: the one that
+/// it came to before, where that holds. The flow that is to be opened is in the workspace then.
+///
+/// The frontend is looked up once more: to carry it from one stage to the next, the workspaces would have to be larger, which
+/// every IPv6 packet was measured to pay for.
+///
+/// What comes of it is as of [`decide`].
+#[inline(always)]
+pub(super) fn choose_by_affinity<F, E>(
+    work: &mut Workspace<F>,
+    env: &E,
+    now: Tick,
+) -> Decision<<E as Lookup<F>>::Entry>
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    let Some((frontend, list)) = find_service(&work.headers, env) else {
+        return Decision::Verdict(NOT_OURS);
     };
-    if list_flags & LIST_MASQUERADE_LOCAL != 0 {
+    let header = SlotHeader(Lookup::<F>::slot(env, list).unwrap_or(0));
+    let tuple = &work.headers.tuple;
+    let visit = Visit { key: F::affinity_key(tuple.source(), frontend), list, entries: header.entries() };
+    let backend = match recall::<F, E>(&visit, env, now) {
+        Some(backend) => Some(backend),
+        None => {
+            pick::<F, E>(tuple, list, header, env).map(|backend| remember::<F, E>(&visit, backend, env, now))
+        }
+    };
+    match backend.and_then(|backend| prepare(work, backend, frontend, header, env)) {
+        Some(()) => Decision::New,
+        None => Decision::Refuse(DropReason::NoBackend, frontend),
+    }
+}
+
+/// Puts the flow to a backend, from a frontend's list with this header, into the workspace.
+#[inline(always)]
+fn prepare<F, E>(
+    work: &mut Workspace<F>,
+    backend_ref: BackendRef,
+    frontend: u32,
+    header: SlotHeader,
+    env: &E,
+) -> Option<()>
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    let mut backend: Backend<F> = Lookup::<F>::backend(env, backend_ref)?;
+    if header.flags() & LIST_MASQUERADE_LOCAL != 0 {
         // It is to be found by its route as others are.
         backend.local = false;
     }
-    work.flow = F::Flow::to_backend(&headers.tuple, &backend, backend_ref, frontend);
-    if list_flags & LIST_MASQUERADE != 0 && !backend.local {
+    work.flow = F::Flow::to_backend(&work.headers.tuple, &backend, backend_ref, frontend);
+    if header.flags() & LIST_MASQUERADE != 0 && !backend.local {
         work.flow.set_masqueraded(true);
     }
-    Decision::New
+    Some(())
 }
 
 /// Finds the entry of a packet and copies its flow. One lookup for every flow but those of clients that talk to a port of
@@ -229,32 +287,6 @@ where
     Some((found.index(), word.base().wrapping_mul(SLOT_LINE_WORDS)))
 }
 
-/// Chooses a backend from the list of a frontend, which begins at slot `list`: the one that the client came to before,
-/// where the service has affinity and it holds.
-#[inline(always)]
-fn choose<F, E>(tuple: &F::Tuple, frontend: u32, list: u32, env: &E, now: Tick) -> Option<Chosen<F>>
-where
-    F: Family,
-    E: Environment + Lookup<F>,
-{
-    let header = SlotHeader(Lookup::<F>::slot(env, list)?);
-    let (entries, list_flags) = (header.entries(), header.flags());
-    if entries == 0 {
-        return None;
-    }
-    let backend_ref = if list_flags & LIST_AFFINITY == 0 {
-        pick::<F, E>(tuple, list, header, env)?
-    } else {
-        let visit = Visit { key: F::affinity_key(tuple.source(), frontend), list, entries };
-        match recall::<F, E>(&visit, env, now) {
-            Some(backend_ref) => backend_ref,
-            None => remember::<F, E>(&visit, pick::<F, E>(tuple, list, header, env)?, env, now),
-        }
-    };
-    let backend = Lookup::<F>::backend(env, backend_ref)?;
-    Some(Chosen { backend_ref, backend, list_flags })
-}
-
 /// Picks a backend from a list with this header: at random, or by the flow's place in the Maglev table.
 #[inline(always)]
 fn pick<F, E>(tuple: &F::Tuple, list: u32, header: SlotHeader, env: &E) -> Option<BackendRef>
@@ -263,6 +295,9 @@ where
     E: Environment + Lookup<F>,
 {
     let entries = header.entries();
+    if entries == 0 {
+        return None;
+    }
     let first = list.wrapping_add(SLOT_HEADER_WORDS);
     let pick = if header.table() == 0 {
         spread(env.random(), entries)
@@ -279,14 +314,6 @@ where
         pick
     };
     Lookup::<F>::slot(env, first.wrapping_add(pick)).map(BackendRef)
-}
-
-/// The backend of a new flow.
-struct Chosen<F: Family> {
-    backend_ref: BackendRef,
-    backend: Backend<F>,
-    /// `LIST_*`: how its service treats flows.
-    list_flags: u16,
 }
 
 /// A number below `count`, as evenly spread as `even` is over 32 bits: the upper half of the product, without a division.

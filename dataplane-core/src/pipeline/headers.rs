@@ -110,6 +110,9 @@ pub trait ParseFamily: AnswerFamily {
     /// The stage that opens a connection whose source is translated.
     const MASQUERADE: Stage;
 
+    /// The stage that opens a connection to a service with affinity.
+    const AFFINITY: Stage;
+
     /// What a new TTL adds to the header's own checksum.
     fn hop_limit_delta(headers: &Headers<Self>, hop_limit: u8) -> Delta;
 
@@ -245,6 +248,7 @@ impl ParseFamily for V4 {
     const HOP_LIMIT_OFFSET: u32 = 8;
     const CHECKSUM_OFFSET: Option<u32> = Some(10);
     const MASQUERADE: Stage = Stage::MasqueradeV4;
+    const AFFINITY: Stage = Stage::AffinityV4;
     const ICMP: u8 = PROTOCOL_ICMP;
     const ECHO: [u8; 2] = [icmp_type::ECHO_REQUEST, icmp_type::ECHO_REPLY];
     const ICMP_STAGE: Stage = Stage::IcmpV4;
@@ -387,6 +391,7 @@ impl ParseFamily for V6 {
     const HOP_LIMIT_OFFSET: u32 = 7;
     const CHECKSUM_OFFSET: Option<u32> = None;
     const MASQUERADE: Stage = Stage::MasqueradeV6;
+    const AFFINITY: Stage = Stage::AffinityV6;
     const ICMP: u8 = PROTOCOL_ICMPV6;
     const ECHO: [u8; 2] = [icmpv6_type::ECHO_REQUEST, icmpv6_type::ECHO_REPLY];
     const ICMP_STAGE: Stage = Stage::IcmpV6;

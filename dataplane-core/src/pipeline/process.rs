@@ -5,7 +5,7 @@ use super::{
     Link, NextHop, Packet, ParseFamily, PassReason, Route, RouteQuery, Routes, Stage, Step, Tick, Verdict,
     VerdictNumber, address, answer,
     commit::{self, Opened},
-    decide::{Decision, decide, find_known, serves},
+    decide::{Decision, choose_by_affinity, decide, find_known, serves},
     fragment::{self, Part},
     quote::parse_quote,
     workspace::{Arrival, Workspace, Workspaces},
@@ -66,6 +66,8 @@ where
         Stage::IcmpV6 => handle_icmp(packet, env, &mut work.v6, &work.arrival).into(),
         Stage::FragmentV4 => handle_fragment(packet, env, &mut work.v4, &mut work.part_v4, &work.arrival),
         Stage::FragmentV6 => handle_fragment(packet, env, &mut work.v6, &mut work.part_v6, &work.arrival),
+        Stage::AffinityV4 => affinity(packet, env, &mut work.v4, &work.arrival),
+        Stage::AffinityV6 => affinity(packet, env, &mut work.v6, &work.arrival),
         Stage::AnswerV4 => Step::done(answer::answer(packet, env, &mut work.v4, &work.arrival.link)),
         Stage::AnswerV6 => Step::done(answer::answer(packet, env, &mut work.v6, &work.arrival.link)),
     };
@@ -131,20 +133,57 @@ where
         match decision {
             Decision::Verdict(_) | Decision::NoService => fragment::supersede(part, &work.headers, env, now),
             Decision::Refuse(..) => {}
-            Decision::Known(_) | Decision::New => fragment::note(part, &work.headers, env, now),
+            Decision::Known(_) | Decision::New | Decision::NewWithAffinity => {
+                fragment::note(part, &work.headers, env, now)
+            }
         }
     }
+    let decision = match decision {
+        Decision::Refuse(DropReason::Malformed, frontend) if part.is_some_and(|part| part.tiny) => {
+            Decision::Refuse(DropReason::TinyFragment, frontend)
+        }
+        decision => decision,
+    };
+    go_on(decision, packet, env, work, link, now)
+}
+
+/// Opens a connection to a frontend with affinity, and sends its first packet.
+#[inline(always)]
+fn affinity<F, P, E>(packet: &mut P, env: &E, work: &mut Workspace<F>, Arrival { link, .. }: &Arrival) -> Step
+where
+    F: ParseFamily,
+    P: Packet,
+    E: Environment + Lookup<F> + Routes<F>,
+{
+    let now = env.now();
+    let decision = choose_by_affinity(work, env, now);
+    go_on(decision, packet, env, work, link, now)
+}
+
+/// Does what was decided.
+#[inline(always)]
+fn go_on<F, P, E>(
+    decision: Decision<<E as Lookup<F>>::Entry>,
+    packet: &mut P,
+    env: &E,
+    work: &mut Workspace<F>,
+    link: &Link,
+    now: Tick,
+) -> Step
+where
+    F: ParseFamily,
+    P: Packet,
+    E: Environment + Lookup<F> + Routes<F>,
+{
     let result = match decision {
         Decision::Verdict(verdict) => return Step::done(verdict),
         Decision::NoService => return Step::done(address::without_service(packet, env, work)),
-        Decision::Refuse(DropReason::Malformed, frontend) if part.is_some_and(|part| part.tiny) => {
-            Err(refuse(env, packet.hook(), DropReason::TinyFragment, frontend).into())
-        }
         Decision::Refuse(reason, frontend) => Err(refuse(env, packet.hook(), reason, frontend).into()),
         Decision::Known(entry) => {
             commit::refresh(work, &entry, env, now);
             send(packet, env, work, link)
         }
+        Decision::NewWithAffinity => return Step::Next(F::AFFINITY),
         Decision::New if work.flow.is_masqueraded() => return Step::Next(F::MASQUERADE),
         Decision::New => open::<F, P, E, false>(packet, env, work, link, now),
     };

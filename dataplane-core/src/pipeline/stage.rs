@@ -28,6 +28,10 @@ pub enum Stage {
     FragmentV4 = 7,
     /// A part of an IPv6 packet.
     FragmentV6 = 8,
+    /// An IPv4 connection to a service with affinity is opened.
+    AffinityV4 = 9,
+    /// As [`AffinityV4`](Self::AffinityV4), of IPv6.
+    AffinityV6 = 10,
 }
 
 impl Stage {
@@ -42,6 +46,8 @@ impl Stage {
         Self::AnswerV6,
         Self::FragmentV4,
         Self::FragmentV6,
+        Self::AffinityV4,
+        Self::AffinityV6,
     ];
 
     /// What becomes of a packet whose next stage is not in its place.

@@ -104,6 +104,30 @@ fn forebay_in_nat_v6(context: TcContext) -> i32 {
     skb::go_on(context.skb.skb, Hook::Ingress, Stage::MasqueradeV6)
 }
 
+/// Where [`forebay_xdp`] opens a connection to a service with affinity.
+#[xdp(frags)]
+fn forebay_xdp_aff4(context: XdpContext) -> u32 {
+    xdp::go_on(context.ctx, Stage::AffinityV4)
+}
+
+/// Where [`forebay_xdp_v6`] opens a connection to a service with affinity.
+#[xdp(frags)]
+fn forebay_xdp_aff6(context: XdpContext) -> u32 {
+    xdp::go_on(context.ctx, Stage::AffinityV6)
+}
+
+/// Where [`forebay_ingress`] opens a connection to a service with affinity.
+#[classifier]
+fn forebay_in_aff4(context: TcContext) -> i32 {
+    skb::go_on(context.skb.skb, Hook::Ingress, Stage::AffinityV4)
+}
+
+/// Where [`forebay_ingress_v6`] opens a connection to a service with affinity.
+#[classifier]
+fn forebay_in_aff6(context: TcContext) -> i32 {
+    skb::go_on(context.skb.skb, Hook::Ingress, Stage::AffinityV6)
+}
+
 /// Where [`forebay_xdp`] goes on with ICMP.
 #[xdp(frags)]
 #[inline(always)]

@@ -170,8 +170,8 @@ fn can_of_later(hook: Hook, family: Family, verdict: Verdict) -> bool {
         _ if family == Family::Other => false,
         // It is seen to be one where no tag stands before it.
         Verdict::Leave(L::Tagged) => false,
-        // What it carries is not looked at.
-        Verdict::Pass(P::Protocol) => false,
+        // What it carries is not looked at, and without a service it is passed for being a part.
+        Verdict::Pass(P::Protocol | P::OwnAddress) | Verdict::Drop(D::NoPort) => false,
         // It opens nothing, is of a flow that has a backend, and is never answered.
         Verdict::Drop(D::NoBackend | D::TupleInUse | D::Malformed | D::TinyFragment) => false,
         Verdict::Drop(D::NoMasqueradeAddress | D::NatExhausted) | Verdict::Answer(_) => false,

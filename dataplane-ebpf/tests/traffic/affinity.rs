@@ -20,9 +20,19 @@ fn remembered(world: &World) -> u32 {
     tables.affinity_v4().fill().unwrap() + tables.affinity_v6().fill().unwrap()
 }
 
-/// The one backend that answers so many questions, each on a flow of its own.
+/// Removes all flows: a client may use a port again, and would go by the flow that it had from there.
+fn forget_flows(world: &World) {
+    let tables = world.plane.tables();
+    let keys: Vec<_> = tables.conntrack_v4().entries().map(|entry| entry.unwrap().0).collect();
+    tables.conntrack_v4().remove_batch(&keys).unwrap();
+    let keys: Vec<_> = tables.conntrack_v6().entries().map(|entry| entry.unwrap().0).collect();
+    tables.conntrack_v6().remove_batch(&keys).unwrap();
+}
+
+/// The one backend that answers so many questions, each on a new flow.
 #[track_caller]
 fn one_answers(world: &World, front: Front, count: usize) -> String {
+    forget_flows(world);
     let mut who = world.ask(front, count);
     who.dedup();
     let [who] = &who[..] else { panic!("{}: {who:?}", front.name()) };
