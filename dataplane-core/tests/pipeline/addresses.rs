@@ -94,7 +94,7 @@ fn what_is_no_ping_to_a_virtual_address_is_left_alone() {
         untouched(&Frame::icmp(address(cast.client), other, request, 0, 7), protocol);
         let mut fragment = ping(cast, 16);
         (fragment.fragment, fragment.extensions) = (0x2000, vec![Extension::Fragment(1)]);
-        untouched(&fragment, Verdict::Pass(PassReason::Fragment));
+        untouched(&fragment, protocol);
         let mut beyond = ping(cast, 16);
         (beyond.ip_options, beyond.extensions) = (1, vec![Extension::HopByHop(0)]);
         untouched(&beyond, protocol);
