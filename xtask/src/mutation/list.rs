@@ -182,8 +182,8 @@ pub const AGREEMENT: &[Mutation] = &[
         name: "part-superseded",
         breaks: "a first part that is not ours leaves an earlier one's record standing",
         file: "dataplane-core/src/pipeline/process.rs",
-        from: "Decision::Verdict(_) => fragment::supersede(part, &work.headers, env, now),",
-        to: "Decision::Verdict(_) => {}",
+        from: "Decision::Verdict(_) | Decision::NoService => fragment::supersede(part, &work.headers, env, now),",
+        to: "Decision::Verdict(_) | Decision::NoService => {}",
     },
     Mutation {
         name: "part-tiny",
