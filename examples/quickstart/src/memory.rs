@@ -1,13 +1,15 @@
 //! The run in memory: the same file, the same tables and pipeline, generated frames.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
 use anyhow::{Context, Result, bail};
 use dataplane_core::{
     memory::{MemoryTables, SimulatedInterface, Simulator, Target},
+    model::NatPorts,
     pipeline::Verdict,
     tables::Capacity,
 };
@@ -27,6 +29,11 @@ const CLIENT_SIDE: u32 = 1;
 const BACKEND_SIDE: u32 = 2;
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const PEER: [u8; 6] = [2, 0, 0, 0, 0, 9];
+/// Who the balancer is for its backends, which see it as the client.
+const OWN: HostAddresses = HostAddresses {
+    v4: Ipv4Addr::new(198, 51, 100, 1),
+    v6: Ipv6Addr::new(0x2001, 0xdb8, 0xb, 0, 0, 0, 0, 1),
+};
 
 /// Runs it.
 pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Summary> {
@@ -39,6 +46,8 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Summary> {
     let mut config = Config::write(backends.iter().copied())?;
     say!("{} says:\n\n{}", config.path().display(), config.text())?;
     let tables = Arc::new(MemoryTables::new(Capacity::default()));
+    // The clock stands still and no flow ends: each has a port to the end, and nobody else wants one.
+    tables.set_nat_ports(NatPorts::new(1024..=u16::MAX)?);
     let mut host = Host::new(Arc::clone(&tables), backends)?;
     host.one_refuses = arguments.is_sabotaged_by(Sabotage::Refuse);
     let control = Control::follow(&config.path(), tables)?;
@@ -75,6 +84,20 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Summary> {
     })
 }
 
+/// The way that a client's packet takes behind the balancer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Path {
+    backend: SocketAddr,
+    /// Whom the backend takes for the client.
+    seen_as: SocketAddr,
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "to {} from {}", self.backend, self.seen_as)
+    }
+}
+
 /// The simulated balancer, with clients on one side and backends on the other.
 struct Host {
     simulator: Simulator,
@@ -86,9 +109,10 @@ struct Host {
 impl Host {
     fn new(tables: Arc<MemoryTables>, backends: Vec<HostAddresses>) -> Result<Self> {
         let mut simulator = Simulator::new(tables);
-        for index in [CLIENT_SIDE, BACKEND_SIDE] {
-            simulator.add_interface(SimulatedInterface::new(index, MAC))?;
-        }
+        simulator.add_interface(SimulatedInterface::new(CLIENT_SIDE, MAC))?;
+        let mut backend_side = SimulatedInterface::new(BACKEND_SIDE, MAC);
+        (backend_side.masquerade_v4, backend_side.masquerade_v6) = (Some(OWN.v4), Some(OWN.v6));
+        simulator.add_interface(backend_side)?;
         let routes = simulator.routes_mut();
         routes.insert(AddressPlan::CLIENT_V4.into(), Target::Link(CLIENT_SIDE));
         routes.insert(AddressPlan::CLIENT_V6.into(), Target::Link(CLIENT_SIDE));
@@ -101,47 +125,52 @@ impl Host {
     fn http(&self, number: u32, sent: &mut u64) -> Result<String> {
         let (client, service) = pair(number, HTTP);
         let ack = flags::ACK;
-        let backend = self.forward(Frame::tcp(client, service, flags::SYN), sent)?;
-        if self.one_refuses && self.backends[0].both().contains(&backend.ip()) {
-            self.reply(Frame::tcp(backend, client, flags::RST | ack), service)?;
+        let path = self.forward(Frame::tcp(client, service, flags::SYN), sent)?;
+        let reply = |flags, payload| {
+            let frame = Frame::tcp(path.backend, path.seen_as, flags).payload(payload);
+            self.reply(frame, service, client)
+        };
+        if self.one_refuses && self.backends[0].both().contains(&path.backend.ip()) {
+            reply(flags::RST | ack, b"")?;
             bail!("{service}: connection refused");
         }
-        self.reply(Frame::tcp(backend, client, flags::SYN | ack), service)?;
+        reply(flags::SYN | ack, b"")?;
         for (flags, payload) in [(ack, &b""[..]), (ack | flags::PSH, b"GET / HTTP/1.1\r\n\r\n")] {
             let again = self.forward(Frame::tcp(client, service, flags).payload(payload), sent)?;
-            if again != backend {
-                bail!("a packet of a connection to {backend} went to {again}");
+            if again != path {
+                bail!("a packet of a connection that went {path} went {again}");
             }
         }
-        self.reply(
-            Frame::tcp(backend, client, ack | flags::PSH).payload(b"HTTP/1.1 200 OK\r\n\r\n"),
-            service,
-        )?;
-        self.reply(Frame::tcp(backend, client, ack | flags::FIN), service)?;
+        reply(ack | flags::PSH, b"HTTP/1.1 200 OK\r\n\r\n")?;
+        reply(ack | flags::FIN, b"")?;
         self.forward(Frame::tcp(client, service, ack | flags::FIN), sent)?;
-        self.name_of(backend, BACKEND_HTTP)
+        self.name_of(path.backend, BACKEND_HTTP)
     }
 
     /// A datagram and its echo; who served it.
     fn udp(&self, number: u32, sent: &mut u64) -> Result<String> {
         let (client, service) = pair(number, ECHO);
-        let backend = self.forward(Frame::udp(client, service).payload(b"forebay"), sent)?;
-        self.reply(Frame::udp(backend, client).payload(b"forebay"), service)?;
-        self.name_of(backend, BACKEND_ECHO)
+        let path = self.forward(Frame::udp(client, service).payload(b"forebay"), sent)?;
+        self.reply(Frame::udp(path.backend, path.seen_as).payload(b"forebay"), service, client)?;
+        self.name_of(path.backend, BACKEND_ECHO)
     }
 
-    /// Sends a client's packet; returns where it came out.
-    fn forward(&self, frame: Frame, sent: &mut u64) -> Result<SocketAddr> {
+    /// Sends a client's packet; returns how it came out.
+    fn forward(&self, frame: Frame, sent: &mut u64) -> Result<Path> {
         *sent += 1;
         let out = self.run(CLIENT_SIDE, frame)?;
-        Ok(out.destination)
+        if !OWN.both().contains(&out.source.ip()) {
+            bail!("a backend would see {} and not the balancer", out.source);
+        }
+        Ok(Path { backend: out.destination, seen_as: out.source })
     }
 
-    /// Sends a backend's packet, which must come out as one of the service's.
-    fn reply(&self, frame: Frame, service: SocketAddr) -> Result<()> {
+    /// Sends a backend's packet, which must come out as one of the service's to the client.
+    fn reply(&self, frame: Frame, service: SocketAddr, client: SocketAddr) -> Result<()> {
         let out = self.run(BACKEND_SIDE, frame)?;
-        if out.source != service {
-            bail!("a reply came out as {} and not as {service}", out.source);
+        if (out.source, out.destination) != (service, client) {
+            let (source, destination) = (out.source, out.destination);
+            bail!("a reply of {service} to {client} came out as one of {source} to {destination}");
         }
         Ok(())
     }

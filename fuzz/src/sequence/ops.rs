@@ -8,7 +8,7 @@ use std::{
 use arbitrary::{Arbitrary, Unstructured};
 use dataplane_core::{
     model::{Backend, Choice as Balancing, Frontend, MaglevSize, Masquerade, Protocol, Service, Weight},
-    pipeline::Hook,
+    pipeline::{AnswerReason, Hook},
 };
 use dataplane_testkit::frames::{Extension, Frame, Transport, flags};
 
@@ -310,6 +310,21 @@ impl Packet {
             Ipv4Addr::new(192, 0, 2, host).into()
         };
         SocketAddr::new(address, 40_000 + u16::from(self.client >> 2 & 3))
+    }
+
+    /// Whether its sender is told of its end. A reset never is: nobody waits for an answer. A reset as the answer takes
+    /// the place of a TCP header right behind a plain IP header, and is not sent where something stands between.
+    pub fn is_answered(&self, reason: AnswerReason) -> bool {
+        let frontend = self.frontend();
+        if frontend.protocol() == Protocol::Udp {
+            return true;
+        }
+        let between = match self.odd {
+            Odd::Options => !frontend.v6,
+            Odd::Extensions => frontend.v6,
+            _ => false,
+        };
+        self.flags != Flags::Reset && !(reason == AnswerReason::NoBackend && between)
     }
 
     pub fn frame(&self) -> Frame {

@@ -184,6 +184,15 @@ impl World {
             .filter(|known| index.is_some() && known.index == index)
             .and_then(|known| known.backend.filter(|&backend| lives.is_there_since(backend, known.life)));
 
+        let refused = match out.verdict {
+            Verdict::Answer(reason) => Some(reason),
+            Verdict::Drop(reason) => reason.answered(),
+            _ => None,
+        };
+        if let Some(reason) = refused {
+            let is_told = matches!(out.verdict, Verdict::Answer(_));
+            assert_eq!(is_told, packet.is_answered(reason), "{key:?}: {}", out.verdict);
+        }
         match out.verdict {
             Verdict::Forward | Verdict::Deliver => {
                 let translated = translated.expect("the packet was a good one");
@@ -231,7 +240,7 @@ impl World {
                     out.verdict
                 );
             }
-            Verdict::Answer(AnswerReason::NoBackend) => {
+            Verdict::Answer(AnswerReason::NoBackend) | Verdict::Drop(DropReason::NoBackend) => {
                 assert!(winner.is_some() && !any_selectable && bound.is_none(), "{key:?}: no backend?");
             }
             Verdict::Drop(DropReason::TupleInUse) => {
@@ -241,8 +250,10 @@ impl World {
                     known.last = Duration::ZERO;
                 }
             }
-            Verdict::Answer(AnswerReason::HopLimit) => assert_eq!(packet.odd, Odd::LastHop),
-            Verdict::Answer(AnswerReason::TooBig) => {
+            Verdict::Answer(AnswerReason::HopLimit) | Verdict::Drop(DropReason::HopLimit) => {
+                assert_eq!(packet.odd, Odd::LastHop);
+            }
+            Verdict::Answer(AnswerReason::TooBig) | Verdict::Drop(DropReason::TooBig) => {
                 assert!(matches!(packet.odd, Odd::Big | Odd::BigToBeSplit), "{:?}", packet.odd);
                 // XDP may have opened the connection, to somebody.
                 if packet.xdp && bound.is_none() {
