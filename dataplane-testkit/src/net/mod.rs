@@ -62,8 +62,8 @@ pub use namespace::Namespace;
 pub use neighbour::{Neighbour, NeighbourState};
 pub use route::{Route, RouteKind};
 pub use statistics::{
-    Icmp6Statistics, IcmpStatistics, InterfaceCounters, IpStatistics, Statistics, TcpStatistics,
-    UdpStatistics,
+    Icmp6Statistics, IcmpStatistics, InterfaceCounters, IpStatistics, Statistics, TcpMoreStatistics,
+    TcpStatistics, UdpStatistics,
 };
 pub use topology::{
     AddressPlan, BackendHost, BackendLinks, HostAddresses, LoadBalancerTopology, LoadBalancerTopologyBuilder,

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::{Interface, Namespace, NetError};
 
-/// `/proc/net/snmp` and `/proc/net/snmp6` at one moment.
+/// `/proc/net/snmp`, `/proc/net/snmp6` and `/proc/net/netstat` at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Statistics {
@@ -23,6 +23,8 @@ pub struct Statistics {
     pub icmp6: Icmp6Statistics,
     /// TCP over both families.
     pub tcp: TcpStatistics,
+    /// TCP over both families, what its MIB does not have.
+    pub tcp_more: TcpMoreStatistics,
     /// UDP over IPv4.
     pub udp: UdpStatistics,
     /// UDP over IPv6.
@@ -31,7 +33,8 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// Any counter by the kernel's name: `Tcp.CurrEstab` of `snmp`, `Ip6OutMcastPkts` of `snmp6`.
+    /// Any counter by the kernel's name: `Tcp.CurrEstab` of `snmp`, `TcpExt.TCPSynRetrans` of `netstat`, `Ip6OutMcastPkts` of
+    /// `snmp6`.
     pub fn get(&self, name: &str) -> Option<u64> {
         self.raw.get(name).copied()
     }
@@ -43,6 +46,7 @@ impl Statistics {
             icmp: IcmpStatistics::new(&raw, "Icmp.")?,
             icmp6: Icmp6Statistics::new(&raw, "Icmp6")?,
             tcp: TcpStatistics::new(&raw, "Tcp.")?,
+            tcp_more: TcpMoreStatistics::new(&raw, "TcpExt.")?,
             udp: UdpStatistics::new(&raw, "Udp.")?,
             udp6: UdpStatistics::new(&raw, "Udp6")?,
             raw,
@@ -174,9 +178,9 @@ counters! {
         currently_established: "CurrEstab",
         /// Segments received.
         in_segments: "InSegs",
-        /// Segments sent, retransmitted ones not counted.
+        /// Segments sent, without those that only say again what was said; but a SYN-ACK counts each time.
         out_segments: "OutSegs",
-        /// Segments sent again: on a network without loss any of these says that one was lost.
+        /// Segments sent again: since one was lost, or since whoever should have answered was slow.
         retransmitted_segments: "RetransSegs",
         /// Segments received and dropped as wrong.
         in_errors: "InErrs",
@@ -184,6 +188,14 @@ counters! {
         in_checksum_errors: "InCsumErrors",
         /// Resets sent.
         out_resets: "OutRsts",
+    }
+}
+
+counters! {
+    /// TCP, both families together, beyond its MIB.
+    TcpMoreStatistics {
+        /// SYNs and SYN-ACKs sent again.
+        syn_retransmits: "TCPSynRetrans",
     }
 }
 
@@ -236,6 +248,9 @@ impl Namespace {
         let (snmp, snmp6) = (self.read_proc(SNMP)?, self.read_proc(SNMP6)?);
         let unknown = |detail| self.unknown_format(SNMP, detail);
         let mut raw = parse_snmp(&snmp).map_err(unknown)?;
+        raw.extend(
+            parse_snmp(&self.read_proc(NETSTAT)?).map_err(|detail| self.unknown_format(NETSTAT, detail))?,
+        );
         raw.extend(parse_snmp6(&snmp6).map_err(|detail| self.unknown_format(SNMP6, detail))?);
         Statistics::new(raw).map_err(unknown)
     }
@@ -269,6 +284,7 @@ impl Interface {
 }
 
 const SNMP: &str = "/proc/thread-self/net/snmp";
+const NETSTAT: &str = "/proc/thread-self/net/netstat";
 const SNMP6: &str = "/proc/thread-self/net/snmp6";
 const DEV: &str = "/proc/thread-self/net/dev";
 
