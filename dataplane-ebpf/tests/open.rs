@@ -8,6 +8,7 @@ use std::sync::Arc;
 use common::{Host, has_tcx, seen, small};
 use dataplane_core::{
     abi::{ABI_VERSION, INTERFACE_PLACES, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, Setting},
+    model::NatPorts,
     pipeline::{Hook, Timeouts},
     tables::{Capacity, Store},
 };
@@ -307,6 +308,34 @@ fn a_table_without_room_or_too_large_is_named() {
             assert!(matches!(error.errno(), Some(libc::E2BIG | libc::ENOMEM | libc::EINVAL)), "{error:?}");
         }
         other => panic!("{other:?}"),
+    }
+}
+
+/// A range of one port is one; what leaves the host's own sockets none is refused, and changes nothing.
+#[test]
+fn ports_of_source_nat_that_are_the_hosts_own_are_named() {
+    require_kernel!();
+    const LOCAL: &str = "net/ipv4/ip_local_port_range";
+    const RESERVED: &str = "net/ipv4/ip_local_reserved_ports";
+    let host = Host::new("ports");
+    host.host.sysctl(LOCAL, "50000\t50009").unwrap();
+    let open = |ports| {
+        let builder = small().nat_ports(NatPorts::new(ports).unwrap());
+        host.open(builder.uplink(Uplink::named("uplink")))
+    };
+    for ports in [50_000..=50_009, 49_152..=u16::MAX] {
+        let error = open(ports.clone()).unwrap_err();
+        let Error::NatPortsTaken { first, last, local_first, local_last } = error else { panic!("{error}") };
+        assert_eq!((first..=last, local_first, local_last), (ports, 50_000, 50_009));
+        assert!(error.to_string().contains("net.ipv4.ip_local_port_range"), "{error}");
+        assert_eq!(host.host.read_sysctl(RESERVED).unwrap().trim(), "");
+    }
+    // In the midst of the host's own: they are reserved as long as it is open.
+    for (ports, reserved) in [(50_001..=50_009, "50001-50009"), (50_004..=50_004, "50004")] {
+        let plane = open(ports).unwrap();
+        assert_eq!(host.host.read_sysctl(RESERVED).unwrap().trim(), reserved);
+        plane.detach().unwrap();
+        assert_eq!(host.host.read_sysctl(RESERVED).unwrap().trim(), "");
     }
 }
 
