@@ -130,6 +130,31 @@ fn a_reply_entry_of_another_backend_is_not_kept_alive() {
     assert_ne!(half(&host, false).1.last_seen, foreign.last_seen, "its own half was refreshed");
 }
 
+/// The kernel put another flow in an entry's place while a packet copied it: one half is of the one, the other of the other.
+/// The second may be of the same tuple.
+#[test]
+fn an_entry_that_is_half_anothers_is_not_followed() {
+    let mut host = Host::new();
+    let service = host.serve(V4, TCP);
+    assert_eq!(host.client_sends(&syn()).verdict, Verdict::Forward);
+    let other = host.backend(V4.other_backend);
+    host.point(service, &[other]);
+    let (tuple, whole) = half(&host, false);
+    let comes_to = || Dissected::of(&host.at(Hook::Ingress, &syn()).frame).unwrap().destination;
+    let torn = [
+        FlowV4 { tail_tag: whole.tail_tag ^ 1, ..whole },
+        FlowV4 { state: StateWord::new(whole.state.seen(), whole.state.tag() ^ 1), ..whole },
+        FlowV4 { incarnation: whole.incarnation ^ 1, ..whole },
+    ];
+    for torn in torn {
+        put(&host, &(tuple, torn));
+        assert_eq!(comes_to(), V4.other_backend.parse().unwrap(), "{torn:?}");
+        assert_eq!(half(&host, false), (tuple, torn));
+    }
+    put(&host, &(tuple, whole));
+    assert_eq!(comes_to(), V4.backend.parse().unwrap());
+}
+
 /// Another CPU set the mark and is about to remove the entry.
 #[test]
 fn an_entry_that_is_being_replaced_is_left_alone() {
