@@ -13,6 +13,8 @@ use dataplane_testkit::net::{
 use dataplane_testkit::require_kernel;
 
 const SECOND: Duration = Duration::from_secs(1);
+/// More than any answer takes on a machine under load.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Two namespaces, joined, with addresses of both families.
 fn pair() -> (Interface, Interface) {
@@ -34,7 +36,7 @@ fn ping(from: &Namespace, to: &Namespace, address: IpAddr) {
     let (listener, udp) =
         to.run(|| (TcpListener::bind((address, 0)).unwrap(), UdpSocket::bind((address, 0)).unwrap()));
     let (tcp_at, udp_at) = (listener.local_addr().unwrap(), udp.local_addr().unwrap());
-    udp.set_read_timeout(Some(SECOND)).unwrap();
+    udp.set_read_timeout(Some(PATIENCE)).unwrap();
     let server = to
         .spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
@@ -46,13 +48,13 @@ fn ping(from: &Namespace, to: &Namespace, address: IpAddr) {
         })
         .unwrap();
     from.run(|| {
-        let mut stream = TcpStream::connect_timeout(&tcp_at, SECOND).unwrap();
+        let mut stream = TcpStream::connect_timeout(&tcp_at, PATIENCE).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "pong");
         let any: SocketAddr = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().unwrap();
         let socket = UdpSocket::bind(any).unwrap();
-        socket.set_read_timeout(Some(SECOND)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.send_to(b"ping", udp_at).unwrap();
         let mut buffer = [0; 16];
         let (length, peer) = socket.recv_from(&mut buffer).unwrap();
@@ -64,15 +66,32 @@ fn ping(from: &Namespace, to: &Namespace, address: IpAddr) {
 #[test]
 fn two_namespaces_talk_over_both_families() {
     require_kernel!();
-    let started = Instant::now();
-    let (near, far) = pair();
-    ping(near.namespace(), far.namespace(), ip("192.0.2.2"));
-    ping(near.namespace(), far.namespace(), ip("2001:db8:1::2"));
-    // A carrier that comes late or duplicate address detection would take a second each.
-    assert!(started.elapsed() < SECOND, "took {:?}", started.elapsed());
+    let talk = || {
+        let started = Instant::now();
+        let (near, far) = pair();
+        ping(near.namespace(), far.namespace(), ip("192.0.2.2"));
+        ping(near.namespace(), far.namespace(), ip("2001:db8:1::2"));
+        (near, far, started.elapsed())
+    };
+    let (near, far, mut least) = talk();
+    // A carrier that comes late or duplicate address detection would take a second each, every time. A busy machine takes
+    // that long now and then.
+    for _ in 0..9 {
+        if least < SECOND {
+            break;
+        }
+        let (.., took) = talk();
+        least = least.min(took);
+    }
+    assert!(least < SECOND, "took {least:?} at the least");
     let statistics = near.namespace().statistics().unwrap();
     assert_eq!(statistics.icmp6.out_router_solicits, 0);
-    assert_eq!(statistics.tcp.retransmitted_segments, 0);
+    // Nothing was lost: what was sent has come, what was sent twice too.
+    let received = || far.namespace().statistics().unwrap().tcp.in_segments;
+    wait_for(PATIENCE, "all segments have arrived", || {
+        received() == near.namespace().statistics().unwrap().tcp_segments_sent()
+    })
+    .unwrap();
     assert_eq!(statistics.tcp.active_opens, 2);
     assert_eq!((statistics.udp.out_datagrams, statistics.udp.in_datagrams), (1, 1));
     assert_eq!((statistics.udp6.out_datagrams, statistics.udp6.in_datagrams), (1, 1));
@@ -271,9 +290,9 @@ fn interface_counters_count() {
         }
     });
     let sent = || near.counters().unwrap().since(&before);
-    wait_for(SECOND, "ten datagrams and an ARP request are out", || sent().tx_packets >= 11).unwrap();
+    wait_for(PATIENCE, "ten datagrams and an ARP request are out", || sent().tx_packets >= 11).unwrap();
     assert!(sent().tx_bytes >= 10 * 1042, "{:?}", sent());
-    wait_for(SECOND, "the other end refuses them", || {
+    wait_for(PATIENCE, "the other end refuses them", || {
         far.namespace().statistics().unwrap().udp.no_ports == 10
     })
     .unwrap();

@@ -164,7 +164,8 @@ fn run_in_guest(package: &str, verify: &Path, traffic: &Path, object: &Path) -> 
         ],
         modules: GUEST_MODULES,
         commands: &commands,
-        time_limit: Duration::from_secs(420),
+        // Some two minutes on a quiet machine.
+        time_limit: Duration::from_secs(1200),
     }
     .run()?;
     for test in GUEST_TESTS {

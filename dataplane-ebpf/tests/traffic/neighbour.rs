@@ -31,11 +31,7 @@ fn check(hooks: Hooks) -> World {
     wait_for(PATIENCE, "all TCP segments have come", || {
         let (client, backends) = (world.net.client.statistics().unwrap(), backends().collect::<Vec<_>>());
         let of = |count: fn(&Statistics) -> u64| backends.iter().map(count).sum::<u64>();
-        let requests = client.tcp.out_segments + client.tcp.retransmitted_segments;
-        // A SYN-ACK that is sent again is counted as sent, and as sent again.
-        let replies = of(|backend| {
-            backend.tcp.out_segments + backend.tcp.retransmitted_segments - backend.tcp_more.syn_retransmits
-        });
+        let (requests, replies) = (client.tcp_segments_sent(), of(Statistics::tcp_segments_sent));
         let received = (of(|backend| backend.tcp.in_segments), client.tcp.in_segments);
         last = format!("sent {requests} and {replies}, received {received:?}");
         (requests, replies) == received

@@ -6,8 +6,9 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     thread,
+    time::{Duration, Instant},
 };
 
 use dataplane_core::{
@@ -27,6 +28,9 @@ use dataplane_testkit::{
 };
 
 use crate::world::{PATIENCE, Raise};
+
+/// The longest that lists are swapped until enough was seen.
+const RACE: Duration = Duration::from_secs(120);
 
 const SERVICES: u16 = 1_000;
 const FIRST_PORT: u16 = 1_000;
@@ -146,6 +150,7 @@ fn swap(control: &Controller, agent: &SourceHandle, odd: bool) {
 fn a_service_gets_its_own_backends_while_thousands_are_swapped() {
     require_kernel!();
     const SWAPS: usize = 12;
+    const OPENED: u32 = 1_000;
     let torn = Torn::new();
     let control = Controller::new(torn.plane.tables()).unwrap();
     let _running = control.spawn().unwrap();
@@ -154,11 +159,14 @@ fn a_service_gets_its_own_backends_while_thousands_are_swapped() {
     swap(&control, &agent, false);
 
     let done = AtomicBool::new(false);
-    let (opened, changed) = thread::scope(|scope| {
+    // Flows, and how often one came to another kind of list than the one before.
+    let (opened, changed) = (AtomicU32::new(0), AtomicUsize::new(0));
+    thread::scope(|scope| {
         let reader = scope.spawn(|| {
             torn.net.balancer.run(|| {
-                let (mut opened, mut changed, mut last) = (0u32, 0u32, 0);
+                let mut last = 0;
                 while !done.load(Ordering::Relaxed) {
+                    let opened = opened.fetch_add(1, Ordering::Relaxed);
                     let number = (opened % u32::from(SERVICES)) as u16;
                     let to = torn.open(number, opened);
                     assert!(
@@ -168,27 +176,28 @@ fn a_service_gets_its_own_backends_while_thousands_are_swapped() {
                     );
                     // Whose list it was, the even or the odd one.
                     let IpAddr::V4(ip) = to.ip() else { unreachable!() };
-                    changed += u32::from(ip.octets()[3] % 2 != last);
+                    changed.fetch_add(usize::from(ip.octets()[3] % 2 != last), Ordering::Relaxed);
                     last = ip.octets()[3] % 2;
-                    opened += 1;
                 }
-                (opened, changed)
-            })
+            });
         });
         let stop = Raise(&done);
-        for turn in 0..SWAPS {
+        let raced = || opened.load(Ordering::Relaxed) > OPENED && changed.load(Ordering::Relaxed) >= SWAPS;
+        let begin = Instant::now();
+        // On, until both were at it at once, however the machine shares out its time.
+        let mut turn = 0;
+        while turn < SWAPS || !raced() && !reader.is_finished() && begin.elapsed() < RACE {
             swap(&control, &agent, turn % 2 == 0);
+            turn += 1;
         }
         drop(stop);
-        reader.join().unwrap()
+        reader.join().unwrap();
+        assert!(raced(), "{opened:?} flows, {changed:?} changes in {turn} turns: nothing was raced");
     });
-    assert!(
-        opened > 1_000 && changed as usize >= SWAPS,
-        "{opened} flows, {changed} changes: nothing was raced"
-    );
+    let opened = opened.into_inner();
 
     let flows = torn.flows();
-    assert!(flows.len() > 1_000, "{}", flows.len());
+    assert!(flows.len() > OPENED as usize, "{}", flows.len());
     for (to, new_to) in flows {
         assert!(is_own(to, new_to), "a flow for {to} goes to {new_to}");
     }

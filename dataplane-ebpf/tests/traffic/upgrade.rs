@@ -46,6 +46,10 @@ const ROUNDS: usize = 20;
 /// Fewer rounds, where a kernel is emulated.
 const ROUNDS_VARIABLE: &str = "FOREBAY_TEST_UPGRADES";
 
+/// An agent has the verifier go through all programs: seconds here, and minutes where all clients share two emulated CPUs
+/// with it.
+const START: Duration = Duration::from_secs(300);
+
 /// Set in the agent: which hooks it uses.
 const HOOKS: &str = "FOREBAY_TEST_AGENT_HOOKS";
 const UPLINKS: &str = "FOREBAY_TEST_AGENT_UPLINKS";
@@ -242,7 +246,7 @@ impl Agent {
             .stdout(Stdio::piped());
         let mut child = net.balancer.run(|| command.spawn().unwrap());
         let lines = child::Lines::of(child.stdout.take().unwrap());
-        let ready = lines.until("agent: ready", child::LIMIT).unwrap_or_else(|lines| panic!("{lines:?}"));
+        let ready = lines.until("agent: ready", START).unwrap_or_else(|lines| panic!("{lines:?}"));
         Self { input: child.stdin.take().unwrap(), child, lines, ready: ready.last().unwrap().clone() }
     }
 

@@ -380,7 +380,7 @@ impl Count {
     pub fn of(host: &Statistics, hooks: Hooks) -> Self {
         if hooks.xdp() {
             let datagrams = host.udp.out_datagrams + host.udp6.out_datagrams;
-            return Self::All(host.tcp.out_segments + host.tcp.retransmitted_segments + datagrams);
+            return Self::All(host.tcp_segments_sent() + datagrams);
         }
         Self::Families([false, true].map(|v6| packets(host, v6)))
     }

@@ -39,6 +39,14 @@ impl Statistics {
         self.raw.get(name).copied()
     }
 
+    /// Every TCP segment that left, however often it was sent: of a host that only opens connections or only accepts them.
+    /// Where nothing is lost, and neither GRO nor TSO is at work, the other side receives as many.
+    pub fn tcp_segments_sent(&self) -> u64 {
+        // A SYN-ACK that is sent again is counted as sent, and as sent again.
+        let twice = if self.tcp.active_opens == 0 { self.tcp_more.syn_retransmits } else { 0 };
+        self.tcp.out_segments + self.tcp.retransmitted_segments - twice
+    }
+
     fn new(raw: HashMap<String, u64>) -> Result<Self, String> {
         Ok(Self {
             ip: IpStatistics::new(&raw, "Ip.")?,

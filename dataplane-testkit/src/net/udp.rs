@@ -1,10 +1,11 @@
 //! UDP: a server that says its name with each echo, and a client that waits no longer than told.
 
 use std::io::{self, PipeReader, PipeWriter};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -159,17 +160,30 @@ impl UdpError {
     }
 }
 
+/// The ports that clients get, in turn: below those that Linux gives out by itself, and draws again at any time.
+const PORTS: RangeInclusive<u16> = 10_000..=32_767;
+
 impl UdpClient {
-    /// A socket of any free port, to `server`.
+    /// A socket to `server`, of a port that no client of this process had among the last some 20,000: what it sends is a
+    /// flow of its own.
     ///
     /// # Errors
     /// [`UdpError`], ENETUNREACH where there is no route.
     pub fn connect(server: SocketAddr) -> Result<Self, UdpError> {
-        let any: SocketAddr = match server {
-            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let any: IpAddr = match server {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        Self::connect_from(any, server)
+        let mut tries = PORTS.len();
+        loop {
+            let turn = NEXT.fetch_add(1, Ordering::Relaxed) % PORTS.len();
+            tries -= 1;
+            match Self::connect_from((any, PORTS.start() + turn as u16).into(), server) {
+                Err(error) if error.source.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     /// A socket of a given address and port, to `server`.
