@@ -143,7 +143,8 @@ fn hook(number: u8) -> Result<Hook, EventError> {
 
 /// Why a packet was dropped, and whether it was answered.
 fn drop_reason(number: u8) -> Result<(DropReason, bool), EventError> {
-    let answered = AnswerReason::from_number(number).map(|reason| (reason.dropped(), true));
+    let answer = AnswerReason::from_number(number).filter(|reason| *reason != AnswerReason::Echo);
+    let answered = answer.map(|reason| (reason.dropped(), true));
     let silent = || DropReason::from_number(number).map(|reason| (reason, false));
     answered.or_else(silent).ok_or(EventError::Reason { reason: number })
 }

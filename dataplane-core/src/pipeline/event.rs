@@ -1,6 +1,8 @@
 //! What the pipeline tells of: packets that it drops, flows that it opens and closes.
 
-use super::{Action, Direction, Hook, Seen, Tick, VerdictNumber, verdict::reasons, workspace::Workspace};
+use super::{
+    Action, AnswerReason, Direction, Hook, Seen, Tick, VerdictNumber, verdict::reasons, workspace::Workspace,
+};
 use crate::{
     abi::{
         DropRecordV4, DropRecordV6, EVENT_ANSWERED, EVENT_CLOSED, EVENT_DROPPED, EVENT_LOCAL,
@@ -92,7 +94,9 @@ pub(super) fn tell_dropped<F, E>(
     F: Family,
     E: EventSink,
 {
-    if matches!(verdict.action(), Action::Drop | Action::Answer) {
+    // An echo request is not dropped where it becomes its own reply.
+    let echo = verdict.get() == AnswerReason::Echo as u8;
+    if matches!(verdict.action(), Action::Drop | Action::Answer) && !echo {
         let tuple = &work.headers.tuple;
         sink.emit(|record: &mut F::DropRecord, time| {
             let head = EventHead::new(time, EVENT_DROPPED, hook as u8, verdict.get(), tuple.protocol());
