@@ -64,8 +64,12 @@ fn agree(frames: usize, tells: bool) {
         let (hook, interface, frame) = traffic.next(&world, &mut rng);
         let random = rng.draw() as u32;
         let (family, carried) = (Family::of(&frame), Carried::of(&frame));
-        let verdict =
-            one(&mut world, &mut traffic, &mut told, Case { seed, number, hook, interface, frame, random, now });
+        let verdict = one(
+            &mut world,
+            &mut traffic,
+            &mut told,
+            Case { seed, number, hook, interface, frame, random, now },
+        );
         seen.note(hook, family, carried, verdict);
         ours += usize::from(!matches!(verdict, Verdict::Pass(_)));
         if number % 10_000 == 9_999 {
