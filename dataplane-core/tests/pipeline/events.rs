@@ -5,7 +5,7 @@ use std::time::Duration;
 use dataplane_core::{
     event::{Closed, Event, EventLosses, EventOptions, Opened},
     memory::Target,
-    pipeline::{AnswerReason, CloseReason, DropReason, Hook, Verdict},
+    pipeline::{AnswerReason, CloseReason, DropReason, Hook, Revoked, Verdict},
     tables::{Moment, Store, Suspect},
 };
 use dataplane_testkit::frames::{Frame, flags::*};
@@ -202,6 +202,30 @@ fn a_flow_that_another_takes_the_place_of_is_closed_for_its_own_reason() {
                 ref other => panic!("{reason:?}: {other:?}"),
             }
         }
+    }
+}
+
+/// By the collector, before its time is over: its backend left its service.
+#[test]
+fn a_flow_that_is_revoked_is_closed_for_its_backend() {
+    for cast in [V4, V6] {
+        let mut host = Host::new();
+        let service = host.serve(cast, TCP);
+        exchange(&host, cast, cast.client, &HANDSHAKE);
+        wants(&host, EventOptions::default());
+        let tables = host.simulator.tables();
+        let at = Moment::of(&**tables);
+        let (v4, v6) = (tables.conntrack_v4().entries(), tables.conntrack_v6().entries());
+        let backend = v4.map(|entry| entry.unwrap().1.backend);
+        let backend = backend.chain(v6.map(|entry| entry.unwrap().1.backend)).next().unwrap();
+        let revoked = Revoked { frontend: service.index, backend };
+        let v4: Vec<_> = tables.conntrack_v4().entries().map(|entry| entry.unwrap().0).collect();
+        let v6: Vec<_> = tables.conntrack_v6().entries().map(|entry| entry.unwrap().0).collect();
+        let v4: Vec<_> = v4.into_iter().map(|tuple| Suspect { tuple, revoked }).collect();
+        let v6: Vec<_> = v6.into_iter().map(|tuple| Suspect { tuple, revoked }).collect();
+        tables.flows_v4().collect(&v4, &at, &mut Vec::new()).unwrap();
+        tables.flows_v6().collect(&v6, &at, &mut Vec::new()).unwrap();
+        assert_eq!((closed(&host).reason, host.entries()), (CloseReason::BackendGone, 0));
     }
 }
 
