@@ -10,6 +10,7 @@
 //! | [`compile`] | model to rows: places in the tables, and their words |
 //! | [`reconcile`] | desired against programmed: a pure plan, and its ordered, idempotent application |
 //! | [`control`] | the controller that joins these four, without a runtime |
+//! | [`event`] | what is told of drops and flows, read from records |
 //! | [`tables`] | the seam: what a packet needs of tables, and what control needs |
 //! | [`abi`] | keys and values of the tables as bytes |
 //! | [`wire`] | headers as checked views |
@@ -28,6 +29,8 @@ pub mod collect;
 pub mod compile;
 #[cfg(feature = "std")]
 pub mod control;
+#[cfg(feature = "std")]
+pub mod event;
 #[cfg(feature = "std")]
 pub mod memory;
 #[cfg(feature = "std")]

@@ -15,6 +15,7 @@ use aya::{
 };
 use dataplane_core::{
     abi::{DEFAULT_ANSWERS_A_SECOND, INTERFACE_PLACES, SLOT_LINE_WORDS, map},
+    event::EventOptions,
     model::NatPorts,
     pipeline::{AddressSettings, Timeouts},
     tables::Capacity,
@@ -23,9 +24,13 @@ use dataplane_core::{
 use crate::{
     EbpfDataplane, Error,
     dataplane::{Reserved, program_fd},
+    events::EventReader,
     lock::RUN_DIRECTORY,
     net::{LinkState, Network, ReserveError},
-    object::{self, COLLECT_V4, COLLECT_V6, DETERMINISTIC, MAPS, PROGRAMS, STAGES, StagePlace},
+    object::{
+        self, COLLECT_V4, COLLECT_V6, DETERMINISTIC, DROP_EVENTS_A_SECOND, MAPS, PROGRAMS, STAGES,
+        StagePlace, TELL_EVENTS,
+    },
     pin::{PinDir, PinnedMaps, Pins},
     probe::Features,
     sys::bpf,
@@ -42,6 +47,7 @@ pub struct Builder {
     pub(crate) nat_ports: NatPorts,
     pub(crate) answers_a_second: Option<u32>,
     pub(crate) addresses: AddressSettings,
+    pub(crate) events: Option<EventOptions>,
     pub(crate) uplinks: Vec<Uplink>,
     pub(crate) run_directory: Option<PathBuf>,
     pub(crate) pins: Option<PinDir>,
@@ -110,6 +116,15 @@ impl Builder {
     /// costs packets of no service one lookup more.
     pub fn drop_unserved_ports(mut self, drop: bool) -> Self {
         self.addresses.drop_unserved_ports = drop;
+        self
+    }
+
+    /// Has the programs tell of dropped packets, and of flows that are opened and closed: [`EbpfDataplane::events`] reads them.
+    /// Off unless set, and then the verifier takes it out of the programs. What is told belongs to this load of them: events are
+    /// not pinned, and who takes over says anew whether any are wanted. Programs that are left attached tell on, and once
+    /// the ring is full only count.
+    pub fn events(mut self, options: EventOptions) -> Self {
+        self.events = Some(options);
         self
     }
 
@@ -194,12 +209,15 @@ impl Builder {
         if let Some(pinned) = pinned {
             pinned.are(|name| maps.id(name))?;
         }
+        let events = self.events.map(|_| EventReader::take(&mut ebpf)).transpose()?;
         let lock = parts.pins.as_ref().map(|pins| pins.lock());
         let tables = KernelTables::new(maps, looks.map(bpf::Program::new), batch, lock)?;
         let answers = self.answers_a_second.unwrap_or(DEFAULT_ANSWERS_A_SECOND);
         tables.configure(&self.timeouts, self.nat_ports, answers, self.addresses)?;
         let reserved = self.reserve_ports(&parts)?;
-        EbpfDataplane::attach(parts, ebpf, Arc::new(tables), pinned.is_some(), reserved)
+        let mut plane = EbpfDataplane::attach(parts, ebpf, Arc::new(tables), pinned.is_some(), reserved)?;
+        plane.events = events;
+        Ok(plane)
     }
 
     /// Keeps the host's sockets off the ports of source NAT, where there is an uplink for it.
@@ -263,6 +281,12 @@ impl Builder {
         let deterministic = u32::from(self.deterministic);
         let mut loader = EbpfLoader::new();
         loader.override_global(DETERMINISTIC, &deterministic, true);
+        let tell = u32::from(self.events.is_some());
+        loader.override_global(TELL_EVENTS, &tell, true);
+        let drops = self.events.unwrap_or_default().drops_a_second();
+        loader.override_global(DROP_EVENTS_A_SECOND, &drops, true);
+        let ring = self.events.map_or(EventOptions::SMALLEST_RING, |options| options.ring_bytes());
+        loader.map_max_entries(map::EVENTS, ring);
         for spec in MAPS {
             loader.map_max_entries(spec.name, (spec.entries)(&self.capacity));
         }

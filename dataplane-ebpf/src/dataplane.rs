@@ -19,6 +19,7 @@ use crate::{
     Error,
     attach::{Attached, Attachment, Means, Programs, XdpAttachment},
     builder::{Builder, Parts},
+    events::EventReader,
     net::{LinkState, Network},
     object::{EGRESS, INGRESS, PROGRAMS, XDP},
     pin::{Name, Pins},
@@ -54,6 +55,7 @@ pub struct EbpfDataplane {
     /// What the arrays of our programs are called among the pins.
     stages: Option<Name>,
     adopted: bool,
+    pub(crate) events: Option<EventReader>,
     pub(crate) ebpf: aya::Ebpf,
 }
 
@@ -148,6 +150,7 @@ impl EbpfDataplane {
             pins,
             stages,
             adopted,
+            events: None,
             ebpf,
         };
         plane.refresh()?;
@@ -167,6 +170,11 @@ impl EbpfDataplane {
     /// The tables. They are a [`Store`](dataplane_core::tables::Store), for a controller.
     pub fn tables(&self) -> Arc<KernelTables> {
         Arc::clone(&self.tables)
+    }
+
+    /// Who reads the events of drops and flows; `None` unless [`Builder::events`] wanted them.
+    pub fn events(&self) -> Option<EventReader> {
+        self.events.clone()
     }
 
     /// Which hooks were got on each uplink, and why, and whether our programs still stand there: an interface may go, and

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use dataplane_core::{abi::INTERFACE_PLACES, tables::TableError};
+use dataplane_core::{abi::INTERFACE_PLACES, event::EventError, tables::TableError};
 
 use crate::{lock::Holder, uplink::HookName};
 
@@ -345,6 +345,22 @@ pub enum Error {
         operation: String,
         /// The refusal.
         source: io::Error,
+    },
+
+    /// Events can't be had from the kernel.
+    #[error("cannot {operation}")]
+    Events {
+        /// What was being done.
+        operation: &'static str,
+        /// The refusal.
+        source: io::Error,
+    },
+
+    /// What the programs told can't be read.
+    #[error("the programs told of something that is no event")]
+    Event {
+        /// What is wrong with it.
+        source: EventError,
     },
 
     /// A test run of a program failed.

@@ -30,6 +30,7 @@
 //! | --- | --- |
 //! | `builder`, `dataplane`, `uplink` | opening a dataplane, and what is open |
 //! | `tables` | [`Store`](dataplane_core::tables::Store) over the kernel's maps |
+//! | `events` | events of drops and flows |
 //! | `attach` | programs on interfaces: which hooks were got, and why |
 //! | `pin` | what stays in the kernel while nobody runs, and how the next run takes it over |
 //! | `lock` | who lives, and has a place or a pin directory |
@@ -45,6 +46,7 @@ mod attach;
 mod builder;
 mod dataplane;
 mod error;
+mod events;
 mod lock;
 mod net;
 mod object;
@@ -61,6 +63,7 @@ pub use attach::{Attachment, OtherProgram, Standing, TcAttachment, XdpAttachment
 pub use builder::Builder;
 pub use dataplane::{EbpfDataplane, ProgramReport};
 pub use error::{Distrust, Error, PinFault};
+pub use events::EventReader;
 pub use object::OBJECT_VARIABLE;
 pub use pin::PinDir;
 pub use probe::{Features, PeerChecksums, Privileges, Warning};

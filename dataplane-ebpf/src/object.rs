@@ -14,9 +14,9 @@ use aya_obj::{
 use dataplane_core::{
     abi::{
         AffinityEntry, AffinityKeyV4, AffinityKeyV6, BackendV4, BackendV6, COLLECTOR_WORDS, CONFIG_WORDS,
-        COUNTERS, FlowV4, FlowV6, FragmentKeyV4, FragmentKeyV6, FragmentRecord, INTERFACE_PLACES,
-        InterfaceEntry, MasqueradeEntry, SUSPECTS, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef,
-        SuspectV4, SuspectV6, TEST_INPUT_WORDS, TupleV4, TupleV6, map,
+        COUNTERS, EventAccount, FlowV4, FlowV6, FragmentKeyV4, FragmentKeyV6, FragmentRecord,
+        INTERFACE_PLACES, InterfaceEntry, MasqueradeEntry, SUSPECTS, ServiceCounters, ServiceKeyV4,
+        ServiceKeyV6, ServiceRef, SuspectV4, SuspectV6, TEST_INPUT_WORDS, TupleV4, TupleV6, map,
     },
     pipeline::{Hook, Stage},
     tables::Capacity,
@@ -223,6 +223,11 @@ pub(crate) const STAGES: &[StagePlace] = &[
     },
 ];
 
+/// The constant that has the programs tell of drops and flows.
+pub(crate) const TELL_EVENTS: &str = "TELL_EVENTS";
+/// The constant that says how many drops each CPU tells of in a second.
+pub(crate) const DROP_EVENTS_A_SECOND: &str = "DROP_EVENTS_A_SECOND";
+
 /// The constant that has the programs take time and randomness from a map.
 pub(crate) const DETERMINISTIC: &str = "DETERMINISTIC";
 
@@ -320,6 +325,13 @@ pub(crate) const MAPS: &[MapSpec] = &[
     spec!(per_cpu SERVICE_COUNTERS, ServiceCounters, |c| c.frontends.saturating_mul(2)),
 ];
 
+/// The maps of events, with their types and the bytes of a value on one CPU. They are no tables: each load of the programs
+/// has its own, and they are not pinned.
+const EVENT_MAPS: [(&str, bpf_map_type, usize); 2] = [
+    (map::EVENTS, bpf_map_type::BPF_MAP_TYPE_RINGBUF, 0),
+    (map::EVENT_ACCOUNT, bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY, size_of::<EventAccount>()),
+];
+
 /// The section that each program must stand in.
 fn has_section(program: &str, section: &ProgramSection) -> bool {
     match program {
@@ -377,6 +389,12 @@ fn compare(object: &Object, programs: &[&str]) -> Result<(), String> {
                 "map {} has (type, key size, value size, flags) {found:?}, not {wanted:?}",
                 spec.name
             ));
+        }
+    }
+    for (name, kind, value_size) in EVENT_MAPS {
+        let found = object.maps.get(name).map(|map| (map.map_type(), map.value_size() as usize));
+        if found != Some((kind as u32, value_size)) {
+            return Err(format!("its map {name} has (type, value size) {found:?}"));
         }
     }
     for StagePlace { array, stage, .. } in STAGES {

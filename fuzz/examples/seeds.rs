@@ -3,12 +3,15 @@
 
 use std::{error::Error, fs, net::SocketAddr, path::Path};
 
+use dataplane_core::abi::ABI_VERSION;
 use dataplane_testkit::frames::{Extension, Frame, Rng, Transport, flags};
 use forebay_fuzz::frame::{BACKENDS, CLIENTS, FRONTENDS, MAC};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    for (target, seeds) in [("frame", frames()?), ("pins", damages()), ("sequence", sequences())] {
+    for (target, seeds) in
+        [("events", events()), ("frame", frames()?), ("pins", damages()), ("sequence", sequences())]
+    {
         let folder = corpus.join(target);
         fs::create_dir_all(&folder)?;
         for (i, seed) in seeds.iter().enumerate() {
@@ -81,6 +84,36 @@ fn frames() -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
         }
     }
     Ok(seeds)
+}
+
+/// Records of each kind, and some that are none: cut off, of no kind, of another version.
+fn events() -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    for family in [4, 6] {
+        for (kind, hook, reason, protocol, flags) in [
+            (1, 1, 35, 6, 0),
+            (1, 0, 26, 17, 0),
+            (1, 2, 39, 58, 0),
+            (2, 0, 0, 17, 3),
+            (2, 1, 0, 6, 0),
+            (3, 0xff, 1, 6, 5),
+            (3, 0xff, 7, 17, 2),
+            (9, 0, 0, 0, 0),
+        ] {
+            let length = match (kind, family) {
+                (1, 4) => 40,
+                (_, 4) | (1, _) => 64,
+                _ => 112,
+            };
+            let mut seed = vec![0; length];
+            seed[..8].copy_from_slice(&1_000_000_000_123u64.to_ne_bytes());
+            seed[8..10].copy_from_slice(&(ABI_VERSION as u16).to_ne_bytes());
+            seed[10..16].copy_from_slice(&[kind, family, hook, reason, protocol, flags]);
+            seeds.push(seed);
+        }
+    }
+    seeds.extend([vec![], vec![0; 15], vec![0xff; 64]]);
+    seeds
 }
 
 /// Any bytes are operations.

@@ -2,6 +2,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
+//! | [`events`] | records of events: what is one is the same bytes when it is written anew |
 //! | [`frame`] | one host, one frame of arbitrary bytes, every hook |
 //! | [`pins`] | tables with arbitrary damage, and a controller that goes on from them |
 //! | [`sequence`] | operations on a controller and a host, against a model of who serves whom |
@@ -10,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod events;
 pub mod frame;
 pub mod pins;
 pub mod sequence;

@@ -16,7 +16,10 @@ pub struct Variant {
 
 /// Loads that are held against the budget. The verifier removes what a constant switches off, so the load with
 /// everything on belongs here.
-pub const VARIANTS: &[Variant] = &[Variant { name: "as committed", constants: &[] }];
+pub const VARIANTS: &[Variant] = &[
+    Variant { name: "as committed", constants: &[] },
+    Variant { name: "with events", constants: &["TELL_EVENTS=1"] },
+];
 
 /// What the verifier found in one program.
 #[derive(Debug, PartialEq, Eq)]

@@ -22,7 +22,7 @@ use crate::{
     toolchain::Toolchain,
 };
 use host::Host;
-use list::{AGREEMENT, Mutation, TORN};
+use list::{AGREEMENT, EVENTS, Mutation, TORN};
 
 /// A test, and what it must catch.
 struct Suite {
@@ -35,6 +35,7 @@ struct Suite {
 
 const SUITES: &[Suite] = &[
     Suite { test: "agreement", finding: "DISAGREEMENT", mutations: AGREEMENT },
+    Suite { test: "events", finding: "UNTOLD", mutations: EVENTS },
     Suite { test: "torn", finding: "TORN", mutations: TORN },
 ];
 

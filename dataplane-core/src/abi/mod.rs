@@ -15,6 +15,7 @@ mod affinity;
 mod backend;
 mod config;
 mod counters;
+mod event;
 mod flow;
 mod fragment;
 mod interface;
@@ -28,6 +29,11 @@ pub use config::{
     TEST_INPUT_WORDS, TestInput,
 };
 pub use counters::{COUNTERS, ServiceCounters, counter_index};
+pub use event::{
+    DEFAULT_DROP_EVENTS_A_SECOND, DropRecordV4, DropRecordV6, EVENT_ANSWERED, EVENT_CLOSED, EVENT_DROPPED,
+    EVENT_LOCAL, EVENT_MASQUERADED, EVENT_NO_HOOK, EVENT_OPENED, EventAccount, EventHead, FlowRecordV4,
+    FlowRecordV6,
+};
 pub use flow::{FLOW_LOCAL, FLOW_MASQUERADED, FLOW_REPLY, FlowV4, FlowV6, StateWord, TupleV4, TupleV6};
 pub use fragment::{FragmentKeyV4, FragmentKeyV6, FragmentRecord};
 pub use interface::{
@@ -90,6 +96,11 @@ pub mod map {
     pub const SUSPECTS_V6: &str = "suspects_v6";
     /// One word for each [`CollectorWord`](super::CollectorWord), a memory-mapped array.
     pub const COLLECTOR: &str = "collector";
+    /// Records of [`event`](crate::event)s, a ring buffer. It is no table: it belongs to one load of the programs, and is not
+    /// pinned.
+    pub const EVENTS: &str = "events";
+    /// The [`EventAccount`](super::EventAccount) of each CPU, a per-CPU array of one, which belongs to the ring.
+    pub const EVENT_ACCOUNT: &str = "event_account";
     /// Time and randomness for tests, one word for each [`TestInput`](super::TestInput), a memory-mapped array.
     pub const TEST_INPUTS: &str = "test_inputs";
 }

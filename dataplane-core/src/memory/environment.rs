@@ -9,8 +9,8 @@ use crate::{
         InterfaceEntry, ServiceCounters, ServiceRef, ServiceWord, Setting, StateWord,
     },
     pipeline::{
-        AnswerBudget, Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Steps, Tick,
-        VerdictNumber,
+        AnswerBudget, Backend, Environment, EventRecord, EventSink, Hook, NextHop, Route, RouteQuery, Routes,
+        Steps, Tick, VerdictNumber,
     },
     tables::{
         AffinityCell, Family, Flow, FlowEntry, HashTable, InsertError, Lookup, Place, Store, Tuple, V4, V6,
@@ -183,6 +183,12 @@ macro_rules! lookup {
 
 lookup!(V4, services_v4, backends_v4, BackendV4, conntrack_v4, nat_v4, affinity_v4, fragments_v4, v4);
 lookup!(V6, services_v6, backends_v6, BackendV6, conntrack_v6, nat_v6, affinity_v6, fragments_v6, v6);
+
+impl EventSink for MemoryEnvironment<'_> {
+    fn emit<R: EventRecord>(&self, write: impl FnOnce(&mut R, u64)) {
+        self.tables.events.emit(write);
+    }
+}
 
 impl Environment for MemoryEnvironment<'_> {
     fn now(&self) -> Tick {

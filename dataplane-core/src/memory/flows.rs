@@ -1,11 +1,20 @@
 //! The collector's view of conntrack and reservations in memory.
 
-use super::{clock_table::ClockTable, environment::MemoryEntry};
+use std::sync::Arc;
+
+use super::{clock_table::ClockTable, environment::MemoryEntry, events::MemoryEvents};
 use crate::{
     abi::{FlowV4, FlowV6, TupleV4, TupleV6},
     pipeline::{Fate, collect},
     tables::{FlowTable, Moment, ScanPosition, Suspect, TableError, V4, V6},
 };
+
+/// A table of flows, and who is told when they end.
+#[derive(Debug)]
+pub(super) struct MemoryFlows<K, V> {
+    pub(super) table: Arc<ClockTable<K, V>>,
+    pub(super) events: Arc<MemoryEvents>,
+}
 
 /// Places that a scan looks at.
 const SLICE: usize = 512;
@@ -16,7 +25,7 @@ const PLACE_MASK: u32 = (1 << PLACE_BITS) - 1;
 
 macro_rules! flow_table {
     ($family:ty, $tuple:ty, $flow:ty) => {
-        impl FlowTable<$tuple, $flow> for ClockTable<$tuple, $flow> {
+        impl FlowTable<$tuple, $flow> for MemoryFlows<$tuple, $flow> {
             fn scan(
                 &self,
                 from: ScanPosition,
@@ -24,7 +33,7 @@ macro_rules! flow_table {
             ) -> Result<Option<ScanPosition>, TableError> {
                 // The shard in the upper bits, the place in its ring in the others.
                 let place = ((from.0 >> PLACE_BITS) as usize, (from.0 & PLACE_MASK) as usize);
-                let Some((entries, (shard, place))) = self.part(place, SLICE) else {
+                let Some((entries, (shard, place))) = self.table.part(place, SLICE) else {
                     return Ok(None);
                 };
                 into.extend(entries);
@@ -38,14 +47,22 @@ macro_rules! flow_table {
                 fates: &mut Vec<Fate>,
             ) -> Result<(), TableError> {
                 fates.extend(suspects.iter().map(|Suspect { tuple, revoked }| {
-                    let Some(entry) = self.look_at(tuple).map(MemoryEntry) else {
+                    let Some(entry) = self.table.look_at(tuple).map(MemoryEntry) else {
                         return Fate::Gone;
                     };
                     let setting = |setting| at.setting(setting);
                     let mut flow = <$flow>::default();
-                    let fate = collect::<$family, _>(&entry, tuple, revoked, &mut flow, at.now, setting);
+                    let fate = collect::<$family, _>(
+                        &entry,
+                        tuple,
+                        revoked,
+                        &mut flow,
+                        at.now,
+                        setting,
+                        &*self.events,
+                    );
                     if fate == Fate::Removed {
-                        self.take_this(tuple, &entry.0);
+                        self.table.take_this(tuple, &entry.0);
                     }
                     fate
                 }));

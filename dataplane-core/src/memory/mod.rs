@@ -16,6 +16,7 @@
 
 mod clock_table;
 mod environment;
+mod events;
 mod flows;
 mod hash;
 mod packet;
@@ -26,6 +27,7 @@ mod tables;
 mod torn;
 mod words;
 
+pub use events::MemoryEvents;
 pub use packet::MemoryPacket;
 pub use routes::{RouteTable, Target};
 pub use simulator::{Outcome, SimulatedInterface, Simulator};

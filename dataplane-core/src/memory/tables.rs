@@ -1,10 +1,13 @@
 //! Every table, in RAM.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use parking_lot::{RwLock, RwLockReadGuard};
 
-use super::{clock_table::ClockTable, hash::Hashed, words::Words};
+use super::{clock_table::ClockTable, events::MemoryEvents, flows::MemoryFlows, hash::Hashed, words::Words};
 use crate::{
     abi::{
         ABI_VERSION, AffinityEntry, AffinityKeyV4, AffinityKeyV6, CONFIG_WORDS, COUNTERS,
@@ -28,10 +31,14 @@ pub struct MemoryTables {
     pub(super) backends_v6: Words,
     pub(super) config: Words,
     pub(super) interfaces: Words,
-    pub(super) conntrack_v4: ClockTable<TupleV4, FlowV4>,
-    pub(super) conntrack_v6: ClockTable<TupleV6, FlowV6>,
-    pub(super) nat_v4: ClockTable<TupleV4, FlowV4>,
-    pub(super) nat_v6: ClockTable<TupleV6, FlowV6>,
+    pub(super) conntrack_v4: Arc<ClockTable<TupleV4, FlowV4>>,
+    pub(super) conntrack_v6: Arc<ClockTable<TupleV6, FlowV6>>,
+    pub(super) nat_v4: Arc<ClockTable<TupleV4, FlowV4>>,
+    pub(super) nat_v6: Arc<ClockTable<TupleV6, FlowV6>>,
+    flows_v4: MemoryFlows<TupleV4, FlowV4>,
+    flows_v6: MemoryFlows<TupleV6, FlowV6>,
+    reservations_v4: MemoryFlows<TupleV4, FlowV4>,
+    reservations_v6: MemoryFlows<TupleV6, FlowV6>,
     pub(super) affinity_v4: ClockTable<AffinityKeyV4, AffinityEntry>,
     pub(super) affinity_v6: ClockTable<AffinityKeyV6, AffinityEntry>,
     pub(super) fragments_v4: ClockTable<FragmentKeyV4, FragmentRecord>,
@@ -39,7 +46,7 @@ pub struct MemoryTables {
     pub(super) masquerade: Words,
     pub(super) counters: MemoryCounters,
     claim: Claim,
-    nanoseconds: AtomicU64,
+    pub(super) events: Arc<MemoryEvents>,
     /// Held by each packet on its way. Who takes it for writing has seen all of them leave.
     packets: RwLock<()>,
 }
@@ -47,6 +54,13 @@ pub struct MemoryTables {
 impl MemoryTables {
     /// Empty tables with the default time-outs.
     pub fn new(capacity: Capacity) -> Self {
+        let conntrack_v4 = Arc::new(ClockTable::new(map::CONNTRACK_V4, capacity.conntrack));
+        let conntrack_v6 = Arc::new(ClockTable::new(map::CONNTRACK_V6, capacity.conntrack));
+        let nat_v4 = Arc::new(ClockTable::without_eviction(map::NAT_V4, capacity.nat));
+        let nat_v6 = Arc::new(ClockTable::without_eviction(map::NAT_V6, capacity.nat));
+        let events = Arc::new(MemoryEvents::default());
+        let (flows_v4, reservations_v4) = (reporting(&conntrack_v4, &events), reporting(&nat_v4, &events));
+        let (flows_v6, reservations_v6) = (reporting(&conntrack_v6, &events), reporting(&nat_v6, &events));
         let tables = Self {
             services_v4: Hashed::new(map::SERVICES_V4, capacity.frontend_entries()),
             services_v6: Hashed::new(map::SERVICES_V6, capacity.frontend_entries()),
@@ -56,10 +70,14 @@ impl MemoryTables {
             backends_v6: Words::new(map::BACKENDS_V6, capacity.backends, 4),
             config: Words::new(map::CONFIG, CONFIG_WORDS, 1),
             interfaces: Words::new(map::INTERFACES, INTERFACE_PLACES, 2),
-            conntrack_v4: ClockTable::new(map::CONNTRACK_V4, capacity.conntrack),
-            conntrack_v6: ClockTable::new(map::CONNTRACK_V6, capacity.conntrack),
-            nat_v4: ClockTable::without_eviction(map::NAT_V4, capacity.nat),
-            nat_v6: ClockTable::without_eviction(map::NAT_V6, capacity.nat),
+            conntrack_v4,
+            conntrack_v6,
+            nat_v4,
+            nat_v6,
+            flows_v4,
+            flows_v6,
+            reservations_v4,
+            reservations_v6,
             affinity_v4: ClockTable::new(map::AFFINITY_V4, capacity.affinity),
             affinity_v6: ClockTable::new(map::AFFINITY_V6, capacity.affinity),
             fragments_v4: ClockTable::new(map::FRAGMENTS_V4, capacity.fragments),
@@ -67,7 +85,7 @@ impl MemoryTables {
             masquerade: Words::new(map::MASQUERADE, INTERFACE_PLACES, 3),
             counters: MemoryCounters::new(capacity.frontends.saturating_mul(2)),
             claim: Claim::default(),
-            nanoseconds: AtomicU64::new(0),
+            events,
             packets: RwLock::new(()),
         };
         tables.set(Setting::AbiVersion, ABI_VERSION);
@@ -111,7 +129,12 @@ impl MemoryTables {
 
     /// Sets the clock: the nanoseconds since an arbitrary start.
     pub(super) fn set_time(&self, nanoseconds: u64) {
-        self.nanoseconds.store(nanoseconds, Ordering::Relaxed);
+        self.events.set_time(nanoseconds);
+    }
+
+    /// Where packets and the collector tell what they do; nothing is told until that is wanted.
+    pub fn events(&self) -> &MemoryEvents {
+        &self.events
     }
 
     fn set(&self, setting: Setting, word: u64) {
@@ -136,14 +159,14 @@ impl Store for MemoryTables {
             backends_v6: &self.backends_v6,
             config: &self.config,
             interfaces: &self.interfaces,
-            conntrack_v4: &self.conntrack_v4,
-            conntrack_v6: &self.conntrack_v6,
-            flows_v4: &self.conntrack_v4,
-            flows_v6: &self.conntrack_v6,
-            nat_v4: &self.nat_v4,
-            nat_v6: &self.nat_v6,
-            reservations_v4: &self.nat_v4,
-            reservations_v6: &self.nat_v6,
+            conntrack_v4: &*self.conntrack_v4,
+            conntrack_v6: &*self.conntrack_v6,
+            flows_v4: &self.flows_v4,
+            flows_v6: &self.flows_v6,
+            nat_v4: &*self.nat_v4,
+            nat_v6: &*self.nat_v6,
+            reservations_v4: &self.reservations_v4,
+            reservations_v6: &self.reservations_v6,
             affinity_v4: &self.affinity_v4,
             affinity_v6: &self.affinity_v6,
             fragments_v4: &self.fragments_v4,
@@ -160,8 +183,12 @@ impl Store for MemoryTables {
     }
 
     fn now(&self) -> Tick {
-        Tick::from_nanoseconds(self.nanoseconds.load(Ordering::Relaxed))
+        Tick::from_nanoseconds(self.events.nanoseconds())
     }
+}
+
+fn reporting<K, V>(table: &Arc<ClockTable<K, V>>, events: &Arc<MemoryEvents>) -> MemoryFlows<K, V> {
+    MemoryFlows { table: table.clone(), events: events.clone() }
 }
 
 /// Counters, one set for all threads.

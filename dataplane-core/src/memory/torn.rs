@@ -22,8 +22,8 @@ use crate::{
     },
     model::{self, Frontend, Protocol, Service},
     pipeline::{
-        AnswerBudget, Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Steps, Tick, Verdict,
-        VerdictNumber, Workspaces, process,
+        AnswerBudget, Backend, Environment, EventRecord, EventSink, Hook, NextHop, Route, RouteQuery, Routes,
+        Steps, Tick, Verdict, VerdictNumber, Workspaces, process,
     },
     source::{Precedence, SourceHandle},
     tables::{Capacity, Family, InsertError, Lookup, Place, Store, V4, V6},
@@ -289,6 +289,12 @@ macro_rules! torn {
 
 torn!(V4);
 torn!(V6);
+
+impl EventSink for Torn<'_> {
+    fn emit<R: EventRecord>(&self, write: impl FnOnce(&mut R, u64)) {
+        self.0.emit(write);
+    }
+}
 
 impl Environment for Torn<'_> {
     fn now(&self) -> Tick {

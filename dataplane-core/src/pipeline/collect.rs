@@ -1,6 +1,6 @@
 //! The end of a flow's entry: a second look at what the collector suspects, safe against packets.
 
-use super::{Seen, Tick, seen::is_over};
+use super::{CloseReason, Direction, EventSink, Seen, Tick, event::tell_closed, seen::is_over};
 use crate::{
     abi::{BackendRef, Setting, StateWord},
     tables::{Family, Flow, FlowEntry, Tuple},
@@ -55,6 +55,8 @@ impl Revoked {
 /// A flow whose time is over takes two looks, at least one grace period apart. A packet that found it alive a moment before
 /// the first one has noted its time long before the second, which then finds it alive. Between the claim, which is a swap
 /// of the state, and the removal nobody else replaces the entry: packets find it dying and leave the key alone.
+///
+/// A flow is told of as closed when its client's half goes; of a half that the table evicted nobody is told.
 #[inline(always)]
 pub fn collect<F: Family, Entry: FlowEntry<F>>(
     entry: &Entry,
@@ -63,6 +65,7 @@ pub fn collect<F: Family, Entry: FlowEntry<F>>(
     flow: &mut F::Flow,
     now: Tick,
     setting: impl FnOnce(Setting) -> u32,
+    sink: &impl EventSink,
 ) -> Fate {
     if !entry.read(tuple.tag(), flow) {
         return Fate::Gone;
@@ -74,7 +77,8 @@ pub fn collect<F: Family, Entry: FlowEntry<F>>(
         return Fate::Lives;
     }
     let swap = |seen: u32| entry.exchange_state(state, StateWord::new(seen, state.tag()));
-    if !revoked.is::<F>(flow) {
+    let is_revoked = revoked.is::<F>(flow);
+    if !is_revoked {
         if !is_over::<F>(flow, tuple.protocol(), now, setting) {
             if seen.is_condemned() {
                 // Where a packet was faster the next look does it.
@@ -86,7 +90,14 @@ pub fn collect<F: Family, Entry: FlowEntry<F>>(
             return if swap(seen.0 | Seen::CONDEMNED) { Fate::Condemned } else { Fate::Lives };
         }
     }
-    if swap(seen.0 | Seen::DYING) { Fate::Removed } else { Fate::Lives }
+    if !swap(seen.0 | Seen::DYING) {
+        return Fate::Lives;
+    }
+    if matches!(flow.direction(), Direction::Original) {
+        let otherwise = if is_revoked { CloseReason::BackendGone } else { CloseReason::TimedOut };
+        tell_closed::<F, _>(otherwise, Direction::Original, tuple, flow, now, sink);
+    }
+    Fate::Removed
 }
 
 /// Whether a flow, as it was read some time ago, is worth a look.

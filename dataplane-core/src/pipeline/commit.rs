@@ -1,7 +1,8 @@
 //! Table writes: a connection opened, or kept alive.
 
 use super::{
-    Direction, DropReason, Environment, Seen, Tick, reserve::reserve, seen::is_over, workspace::Workspace,
+    CloseReason, Direction, DropReason, Environment, Seen, Tick, event::tell_closed, reserve::reserve,
+    seen::is_over, workspace::Workspace,
 };
 use crate::{
     abi::StateWord,
@@ -73,7 +74,7 @@ where
     F: Family,
     E: Environment + Lookup<F>,
 {
-    if work.stale
+    if let Some(reason) = CloseReason::from_number(work.stale)
         && let Some(entry) = Lookup::<F>::flow(env, Place::Conntrack, &work.headers.tuple)
     {
         if !displace::<F, _>(&entry, work.found.state()) {
@@ -81,6 +82,7 @@ where
         }
         remove_other_half::<F, E>(&work.headers.tuple, &work.found, &mut work.pair, env);
         Lookup::<F>::remove_flow(env, Place::Conntrack, &work.headers.tuple);
+        tell_closed::<F, E>(reason, Direction::Original, &work.headers.tuple, &work.found, now, env);
     }
     let tuple = &work.headers.tuple;
     let seen = Seen::of_incarnation(env.random());
@@ -264,9 +266,9 @@ pub(super) fn displace<F: Family, Entry: FlowEntry<F>>(entry: &Entry, state: Sta
 }
 
 /// Removes the other half of a connection of which one half, `flow`, stands under `tuple`; unless that of another
-/// connection stands there by now. `pair` is room for a copy.
+/// connection stands there by now, or none. Tells whether it did. `pair` is room for a copy.
 #[inline(always)]
-pub(super) fn remove_other_half<F, E>(tuple: &F::Tuple, flow: &F::Flow, pair: &mut F::Flow, env: &E)
+pub(super) fn remove_other_half<F, E>(tuple: &F::Tuple, flow: &F::Flow, pair: &mut F::Flow, env: &E) -> bool
 where
     F: Family,
     E: Environment + Lookup<F>,
@@ -278,7 +280,9 @@ where
         && translates_to::<F>(pair, tuple)
     {
         Lookup::<F>::remove_flow(env, place, &other);
+        return true;
     }
+    false
 }
 
 /// Whether what `pair` translates comes out as an answer to `tuple`.

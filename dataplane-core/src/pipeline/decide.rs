@@ -1,7 +1,7 @@
 //! What is to happen to a packet: from its headers and the tables, without touching it.
 
 use super::{
-    Backend, DropReason, Environment, Headers, Hook, PassReason, Seen, Tick, Verdict,
+    Backend, CloseReason, DropReason, Environment, Headers, Hook, PassReason, Seen, Tick, Verdict,
     affinity::{Visit, recall, remember},
     port_range::PortRange,
     seen::{is_opening, is_over},
@@ -35,7 +35,7 @@ pub(super) enum Decision<Entry> {
     Refuse(DropReason, u32),
     /// It belongs to a connection that we know; its flow is in the workspace.
     Known(Entry),
-    /// It opens a connection, whose flow is in the workspace. Where the workspace's `stale` is set an entry stands in its way:
+    /// It opens a connection, whose flow is in the workspace. Where the workspace's `stale` is not 0 an entry stands in its way:
     /// that connection is over, or its backend gone; `found` is its flow.
     New,
     /// As [`New`](Self::New), to a frontend with affinity. The backend is not chosen yet.
@@ -57,7 +57,7 @@ where
     E: Environment + Lookup<F>,
 {
     let headers = &work.headers;
-    work.stale = false;
+    work.stale = 0;
     if let Some(entry) = find_flow::<F, E>(headers, &mut work.flow, env, hook) {
         match judge(&work.flow, headers, env, hook, now) {
             Judgement::Use if !headers.consistent => {
@@ -65,9 +65,9 @@ where
             }
             Judgement::Use => return Decision::Known(entry),
             Judgement::Ignore => return Decision::Verdict(NOT_OURS),
-            Judgement::Replace => {
+            Judgement::Replace(reason) => {
                 work.found = work.flow;
-                work.stale = true;
+                work.stale = reason as u8;
             }
         }
     }
@@ -202,7 +202,8 @@ where
 enum Judgement {
     Use,
     Ignore,
-    Replace,
+    /// For nothing: its flow ends, for this reason.
+    Replace(CloseReason),
 }
 
 #[inline(always)]
@@ -221,7 +222,7 @@ where
         Direction::Reply => Judgement::Use,
         // On its way out a client's packet was translated already, or came past us.
         Direction::Original if matches!(hook, Hook::Egress) => Judgement::Ignore,
-        Direction::Original if expired => Judgement::Replace,
+        Direction::Original if expired => Judgement::Replace(CloseReason::TimedOut),
         // Its service is gone, or its index was given to another: whether the tuple is ours is asked anew.
         Direction::Original
             if !serves::<F, E>(
@@ -232,20 +233,20 @@ where
                 env,
             ) =>
         {
-            Judgement::Replace
+            Judgement::Replace(CloseReason::FrontendGone)
         }
         Direction::Original if seen.is_closed() && is_opening(protocol, headers.tcp_flags) => {
-            Judgement::Replace
+            Judgement::Replace(CloseReason::Finished)
         }
         Direction::Original => match Lookup::<F>::backend(env, flow.backend()) {
-            None => Judgement::Replace,
+            None => Judgement::Replace(CloseReason::BackendGone),
             // Who is still trying to connect is to come to a backend that takes new connections. A SYN on a connection
             // that stands changes nothing: it may be forged, and where the client means it the backend's answer makes
             // the client reset the old one (RFC 9293, 3.10.7.4).
             Some(backend)
                 if backend.draining && !seen.is_confirmed() && is_opening(protocol, headers.tcp_flags) =>
             {
-                Judgement::Replace
+                Judgement::Replace(CloseReason::BackendDraining)
             }
             Some(_) => Judgement::Use,
         },

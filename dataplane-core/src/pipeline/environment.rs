@@ -1,14 +1,14 @@
 //! The outside world, as an argument of the pipeline.
 
-use super::{AnswerBudget, Hook, Routes, Tick, VerdictNumber};
+use super::{AnswerBudget, EventSink, Hook, Routes, Tick, VerdictNumber};
 use crate::{
     abi::{BACKEND_DRAINING, BACKEND_LOCAL, BackendV4, BackendV6, InterfaceEntry, ServiceCounters, Setting},
     tables::{Family, Lookup, V4, V6},
     wire::Be16,
 };
 
-/// Tables, routes, time, randomness and counters: maps and helpers in the kernel, structs in memory.
-pub trait Environment: Lookup<V4> + Lookup<V6> + Routes<V4> + Routes<V6> {
+/// Tables, routes, time, randomness, counters and events: maps and helpers in the kernel, structs in memory.
+pub trait Environment: Lookup<V4> + Lookup<V6> + Routes<V4> + Routes<V6> + EventSink {
     /// The time.
     fn now(&self) -> Tick;
 

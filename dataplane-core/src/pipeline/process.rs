@@ -6,6 +6,7 @@ use super::{
     VerdictNumber, address, answer,
     commit::{self, Opened},
     decide::{Decision, choose_by_affinity, decide, find_known, serves},
+    event::{tell_dropped, tell_opened},
     fragment::{self, Part},
     quote::parse_quote,
     workspace::{Arrival, Workspace, Workspaces},
@@ -48,7 +49,7 @@ where
         Ok(_) => Step::done(Verdict::Pass(PassReason::NotIp)),
         Err(verdict) => Step::done(verdict),
     };
-    step.counted(packet.hook(), env)
+    told(step, packet, env, &work.v4)
 }
 
 /// A later stage, of the packet and the workspaces that an earlier one left.
@@ -71,7 +72,22 @@ where
         Stage::AnswerV4 => Step::done(answer::answer(packet, env, &mut work.v4, &work.arrival.link)),
         Stage::AnswerV6 => Step::done(answer::answer(packet, env, &mut work.v6, &work.arrival.link)),
     };
-    step.counted(packet.hook(), env)
+    if stage.is_v6() { told(step, packet, env, &work.v6) } else { told(step, packet, env, &work.v4) }
+}
+
+/// Counts the verdict, where there is one, and tells of it where it drops the packet.
+#[inline(always)]
+fn told<F, P, E>(step: Step, packet: &P, env: &E, work: &Workspace<F>) -> Step
+where
+    F: ParseFamily,
+    P: Packet,
+    E: Environment,
+{
+    if let Step::Done(verdict) = step {
+        env.count(packet.hook(), verdict);
+        tell_dropped(verdict, packet.hook(), packet.interface(), work, env);
+    }
+    step
 }
 
 /// Reads the link layer, and where the packet arrived; returns the EtherType.
@@ -333,6 +349,7 @@ where
             env.count_service(work.flow.frontend(), |counters| {
                 counters.flows = counters.flows.wrapping_add(1)
             });
+            tell_opened(packet.hook(), packet.interface(), work, env);
             let verdict = take(work.way, packet, env, work, link, Translation::Whole)?;
             count(verdict, work, env);
             Ok(verdict)

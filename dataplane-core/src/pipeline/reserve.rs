@@ -4,9 +4,10 @@
 //! port; so two flows never share one towards the same backend, and towards different ones they may.
 
 use super::{
-    DropReason, Environment, Seen, Steps, Tick,
+    CloseReason, Direction, DropReason, Environment, Seen, Steps, Tick,
     commit::{displace, remove_other_half},
     decide::spread,
+    event::tell_closed,
     port_range::PortRange,
     seen::is_expired,
     workspace::Workspace,
@@ -184,6 +185,10 @@ where
         return;
     }
     // Its client's packets must not go on from a port that is another's.
-    remove_other_half::<F, E>(pair_tuple, found, pair, env);
+    let ends = remove_other_half::<F, E>(pair_tuple, found, pair, env);
     Lookup::<F>::remove_flow(env, Place::Nat, pair_tuple);
+    // Without its client's half it was told of already.
+    if ends {
+        tell_closed::<F, E>(CloseReason::PortTaken, Direction::Reply, pair_tuple, found, now, env);
+    }
 }

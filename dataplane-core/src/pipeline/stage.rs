@@ -4,7 +4,7 @@
 //! layer and IPv4; a packet that needs another goes there by a tail call, with its workspaces as they are. No stage that
 //! has a next one has changed the packet.
 
-use super::{Environment, Hook, PassReason, Verdict, VerdictNumber};
+use super::{PassReason, Verdict, VerdictNumber};
 
 /// A stage behind the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,6 +50,20 @@ impl Stage {
         Self::AffinityV6,
     ];
 
+    /// Whether it has to do with IPv6.
+    #[inline(always)]
+    pub(super) const fn is_v6(self) -> bool {
+        matches!(
+            self,
+            Self::V6
+                | Self::MasqueradeV6
+                | Self::IcmpV6
+                | Self::AnswerV6
+                | Self::FragmentV6
+                | Self::AffinityV6
+        )
+    }
+
     /// What becomes of a packet whose next stage is not in its place.
     #[inline(always)]
     pub const fn absent(self) -> Verdict {
@@ -72,15 +86,6 @@ impl Step {
     pub(super) fn done(verdict: Verdict) -> Self {
         Self::Done(verdict.into())
     }
-
-    /// Counts the verdict, where there is one.
-    #[inline(always)]
-    pub(super) fn counted<E: Environment>(self, hook: Hook, env: &E) -> Self {
-        if let Self::Done(verdict) = self {
-            env.count(hook, verdict);
-        }
-        self
-    }
 }
 
 impl From<Result<VerdictNumber, VerdictNumber>> for Step {
@@ -95,6 +100,13 @@ impl From<Result<VerdictNumber, VerdictNumber>> for Step {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stages_of_ipv6_are_those_that_are_called_so() {
+        for stage in Stage::ALL {
+            assert_eq!(stage.is_v6(), format!("{stage:?}").ends_with("V6"), "{stage:?}");
+        }
+    }
 
     #[test]
     fn stages_are_numbered_in_their_order() {

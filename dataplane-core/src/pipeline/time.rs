@@ -28,6 +28,11 @@ impl Tick {
         if ticks > (u32::MAX >> 1) as u64 { u32::MAX >> 1 } else { ticks as u32 }
     }
 
+    /// How long so many ticks are.
+    pub const fn span(ticks: u32) -> core::time::Duration {
+        core::time::Duration::from_nanos((ticks as u64) << Self::SHIFT)
+    }
+
     /// How many ticks have passed since `earlier`. A time that seems to lie in the future counts as now: clocks of two
     /// CPUs may differ by a tick.
     #[inline(always)]

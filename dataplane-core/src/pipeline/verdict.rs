@@ -59,6 +59,7 @@ macro_rules! reasons {
         }
     };
 }
+pub(super) use reasons;
 
 reasons! {
     /// Why a packet is not ours. It goes on untouched, and programs behind us see it.

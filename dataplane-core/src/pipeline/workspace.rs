@@ -47,8 +47,9 @@ pub(super) struct Workspace<F: Family> {
     pub hop: NextHop,
     /// What becomes of the packet, if nothing fails: delivered, forwarded or left.
     pub way: VerdictNumber,
-    /// Whether an entry is in the way of the flow that is to be opened: `found` is a copy of it.
-    pub stale: bool,
+    /// Number of the [`CloseReason`](super::CloseReason) of an entry that is in the way of the flow which is to be opened, and
+    /// of which `found` is a copy; 0: none is.
+    pub stale: u8,
     /// Number of the reason why it is dropped and answered.
     pub answer: u8,
 }

@@ -4,10 +4,11 @@ use core::{fmt::Debug, hash::Hash};
 
 use crate::{
     abi::{
-        AffinityKeyV4, AffinityKeyV6, BackendRef, FLOW_LOCAL, FLOW_MASQUERADED, FLOW_REPLY, FlowV4, FlowV6,
-        FragmentKeyV4, FragmentKeyV6, ServiceKeyV4, ServiceKeyV6, StateWord, TupleV4, TupleV6,
+        AffinityKeyV4, AffinityKeyV6, BackendRef, DropRecordV4, DropRecordV6, FLOW_LOCAL, FLOW_MASQUERADED,
+        FLOW_REPLY, FlowRecordV4, FlowRecordV6, FlowV4, FlowV6, FragmentKeyV4, FragmentKeyV6, ServiceKeyV4,
+        ServiceKeyV6, StateWord, TupleV4, TupleV6,
     },
-    pipeline::{Backend, Direction, Seen, Tick},
+    pipeline::{Backend, Direction, DropRecord, FlowRecord, Seen, Tick},
     wire::{Be16, Delta, Header, Ipv4Address, Ipv6Address},
 };
 
@@ -31,6 +32,10 @@ pub trait Family: Copy + Debug + Default + PartialEq + Eq + Send + Sync + Sized 
     type Tuple: Tuple<Self> + Copy + Debug + Default + PartialEq + Eq + Hash + Send + Sync;
     /// Value of the conntrack table.
     type Flow: Flow<Self> + Copy + Debug + Default + PartialEq + Send + Sync;
+    /// What is told of a packet that was dropped.
+    type DropRecord: DropRecord<Self>;
+    /// What is told of a flow.
+    type FlowRecord: FlowRecord<Self>;
 
     /// Key of the table of fragments.
     type FragmentKey: Copy + Debug + Default + PartialEq + Eq + Hash + Send + Sync;
@@ -168,13 +173,16 @@ pub trait Flow<F: Family>: Sized {
 }
 
 macro_rules! family {
-    ($family:ty, $address:ty, $service:ident, $affinity:ident, $tuple:ident, $flow:ident, $fragment:ident, $replace:ident) => {
+    ($family:ty, $address:ty, $service:ident, $affinity:ident, $tuple:ident, $flow:ident, $fragment:ident,
+     $drop_record:ident, $flow_record:ident, $replace:ident) => {
         impl Family for $family {
             type Address = $address;
             type ServiceKey = $service;
             type AffinityKey = $affinity;
             type Tuple = $tuple;
             type Flow = $flow;
+            type DropRecord = $drop_record;
+            type FlowRecord = $flow_record;
             type FragmentKey = $fragment;
 
             #[inline(always)]
@@ -430,5 +438,27 @@ macro_rules! family {
     };
 }
 
-family!(V4, Ipv4Address, ServiceKeyV4, AffinityKeyV4, TupleV4, FlowV4, FragmentKeyV4, replace_v4);
-family!(V6, Ipv6Address, ServiceKeyV6, AffinityKeyV6, TupleV6, FlowV6, FragmentKeyV6, replace_v6);
+family!(
+    V4,
+    Ipv4Address,
+    ServiceKeyV4,
+    AffinityKeyV4,
+    TupleV4,
+    FlowV4,
+    FragmentKeyV4,
+    DropRecordV4,
+    FlowRecordV4,
+    replace_v4
+);
+family!(
+    V6,
+    Ipv6Address,
+    ServiceKeyV6,
+    AffinityKeyV6,
+    TupleV6,
+    FlowV6,
+    FragmentKeyV6,
+    DropRecordV6,
+    FlowRecordV6,
+    replace_v6
+);

@@ -15,7 +15,7 @@ fn echo(cast: Cast) -> (u8, u8) {
     if address(cast.client).is_ipv4() { (8, 0) } else { (128, 129) }
 }
 
-fn ping(cast: Cast, length: usize) -> Frame {
+pub fn ping(cast: Cast, length: usize) -> Frame {
     let payload: Vec<u8> = (0..length).map(|n| n as u8).collect();
     let (request, _) = echo(cast);
     Frame::icmp(address(cast.client), address(cast.service), request, 0, 0x1234_0007).payload(&payload)

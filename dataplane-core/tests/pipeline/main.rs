@@ -10,6 +10,7 @@ mod answers;
 mod choices;
 mod connections;
 mod errors;
+mod events;
 mod fragments;
 mod frames;
 mod guards;

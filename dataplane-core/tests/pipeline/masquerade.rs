@@ -15,19 +15,19 @@ use crate::host::*;
 
 const NO_SERVICE: Verdict = Verdict::Pass(PassReason::NoService);
 
-const FIRST: u16 = 50_000;
+pub const FIRST: u16 = 50_000;
 
 /// This host's address towards the backends.
 fn own(cast: Cast) -> &'static str {
     if address(cast.client).is_ipv4() { "198.51.100.1" } else { "2001:db8:2::1" }
 }
 
-fn own_port(cast: Cast, port: u16) -> String {
+pub fn own_port(cast: Cast, port: u16) -> String {
     std::net::SocketAddr::new(own(cast).parse().unwrap(), port).to_string()
 }
 
 /// A host that has an address towards its backends and so many ports for flows.
-fn host_with_ports(count: u16) -> Host {
+pub fn host_with_ports(count: u16) -> Host {
     let mut host = Host::new();
     let mut back = SimulatedInterface::new(BACK, BACK_MAC);
     back.masquerade_v4 = Some(own(V4).parse().unwrap());

@@ -6,7 +6,7 @@ use dataplane_core::{
     tables::{Place, V4, V6},
 };
 
-use crate::maps;
+use crate::{events::Ring, maps};
 
 macro_rules! look {
     ($name:ident, $family:ty, $maps:ident) => {
@@ -26,7 +26,8 @@ macro_rules! look {
             let place = Place::from_number(suspect.place);
             if let Some(entry) = maps::$maps::flow(place, &suspect.tuple) {
                 let mut flow = Default::default();
-                fate = collect::<$family, _>(&entry, &suspect.tuple, &revoked, &mut flow, now, setting);
+                fate =
+                    collect::<$family, _>(&entry, &suspect.tuple, &revoked, &mut flow, now, setting, &Ring);
                 if matches!(fate, Fate::Removed) {
                     maps::$maps::remove_flow(place, &suspect.tuple);
                 }

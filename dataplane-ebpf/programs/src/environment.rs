@@ -8,13 +8,14 @@ use dataplane_core::{
         Setting, StateWord, TestInput, counter_index,
     },
     pipeline::{
-        AnswerBudget, Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Stage, Steps, Tick,
-        VerdictNumber,
+        AnswerBudget, Backend, Environment, EventRecord, EventSink, Hook, NextHop, Route, RouteQuery, Routes,
+        Stage, Steps, Tick, VerdictNumber,
     },
     tables::{Family, FlowEntry, InsertError, Lookup, Place, V4, V6},
 };
 
 use crate::{
+    events,
     helpers::{self, RouteRoom},
     maps,
 };
@@ -32,6 +33,12 @@ impl Kernel {
     pub fn new(context: *mut c_void, route: &'static mut RouteRoom) -> Self {
         Self { context, route: Cell::new(Some(route)) }
     }
+}
+
+/// The time.
+#[inline(always)]
+pub fn nanoseconds() -> u64 {
+    if maps::is_deterministic() { maps::test_input(TestInput::Now) } else { helpers::coarse_nanoseconds() }
 }
 
 /// Counts a packet whose next stage is not in its place.
@@ -196,13 +203,17 @@ macro_rules! family {
 family!(V4, v4, route_v4, is_bound_v4);
 family!(V6, v6, route_v6, is_bound_v6);
 
+impl EventSink for Kernel {
+    #[inline(always)]
+    fn emit<R: EventRecord>(&self, write: impl FnOnce(&mut R, u64)) {
+        events::emit(write);
+    }
+}
+
 impl Environment for Kernel {
     #[inline(always)]
     fn now(&self) -> Tick {
-        if maps::is_deterministic() {
-            return Tick::from_nanoseconds(maps::test_input(TestInput::Now));
-        }
-        Tick::from_nanoseconds(helpers::coarse_nanoseconds())
+        Tick::from_nanoseconds(nanoseconds())
     }
 
     #[inline(always)]

@@ -7,6 +7,7 @@
 //! | `frame.rs` | packet bytes between `data` and `data_end` |
 //! | `xdp.rs`, `skb.rs` | a packet at each kind of hook: how it is changed and sent |
 //! | `helpers.rs` | the kernel's helper functions |
+//! | `events.rs` | the ring that events go to |
 //! | `collect.rs` | the collector's look at an entry |
 #![no_std]
 #![no_main]
@@ -18,6 +19,8 @@
 mod collect;
 #[deny(unsafe_code)]
 mod environment;
+#[deny(unsafe_code)]
+mod events;
 mod frame;
 mod helpers;
 mod maps;

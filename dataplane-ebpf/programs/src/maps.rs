@@ -5,25 +5,25 @@
 //! now: hence whole words, read once, and the pipeline's tags.
 
 use core::{
-    intrinsics::{AtomicOrdering, atomic_cxchg},
+    intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd},
     ptr::{addr_of_mut, read_volatile, write_volatile},
 };
 
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
     macros::btf_map,
     programs::{TcContext, XdpContext},
 };
 use dataplane_core::{
     abi::{
         AffinityEntry, AffinityHead, AffinityKeyV4, AffinityKeyV6, BackendV4, BackendV6, COLLECTOR_WORDS,
-        CONFIG_WORDS, COUNTERS as COUNTER_COUNT, CollectorWord, FlowV4, FlowV6, FragmentKeyV4, FragmentKeyV6,
-        FragmentRecord, INTERFACE_PLACES, InterfaceEntry, MasqueradeEntry, SUSPECTS, ServiceCounters,
-        ServiceKeyV4, ServiceKeyV6, ServiceRef, StateWord, SuspectV4, SuspectV6, TEST_INPUT_WORDS, TestInput,
-        TupleV4, TupleV6,
+        CONFIG_WORDS, COUNTERS as COUNTER_COUNT, CollectorWord, DEFAULT_DROP_EVENTS_A_SECOND, EventAccount,
+        FlowV4, FlowV6, FragmentKeyV4, FragmentKeyV6, FragmentRecord, INTERFACE_PLACES, InterfaceEntry,
+        MasqueradeEntry, SUSPECTS, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, StateWord,
+        SuspectV4, SuspectV6, TEST_INPUT_WORDS, TestInput, TupleV4, TupleV6,
     },
-    pipeline::{AnswerBudget, Fate, Hook, Seen, Stage, Tick, Workspaces},
+    pipeline::{AnswerBudget, EventRecord, Fate, Hook, Seen, Stage, Tick, Workspaces},
     tables::{AffinityCell, Flow, InsertError, Place},
 };
 
@@ -38,6 +38,8 @@ const CLIENTS: usize = 1 << 16;
 const DATAGRAMS: usize = 1 << 14;
 const SUM_WORDS: usize = size_of::<SumRoom>() / 8;
 const ROOM_WORDS: usize = size_of::<Room>().div_ceil(8);
+const PAGE: usize = 4096;
+const ACCOUNT_WORDS: usize = size_of::<EventAccount>() / 8;
 /// `BPF_F_MMAPABLE`, Linux 5.5.
 const MAPPED: usize = 1 << 10;
 
@@ -91,6 +93,12 @@ static COLLECTOR: Array<u64, { COLLECTOR_WORDS as usize }, MAPPED> = Array::new(
 #[btf_map(name = "test_inputs")]
 static TEST_INPUTS: Array<u64, { TEST_INPUT_WORDS as usize }, MAPPED> = Array::new();
 
+/// Records of events. The loader gives it the size that is wanted, and the smallest one where no events are.
+#[btf_map(name = "events")]
+static EVENTS: RingBuf<u64, PAGE> = RingBuf::new();
+#[btf_map(name = "event_account")]
+static EVENT_ACCOUNT: PerCpuArray<[u64; ACCOUNT_WORDS], 1> = PerCpuArray::new();
+
 /// What is left of this CPU's answers.
 #[btf_map(name = "answers")]
 static ANSWERS: PerCpuArray<[u32; 2], 1> = PerCpuArray::new();
@@ -114,6 +122,27 @@ static DETERMINISTIC: u32 = 0;
 pub fn is_deterministic() -> bool {
     // SAFETY: a static of this object, which the loader may set before the program is verified; hence volatile.
     unsafe { read_volatile(&raw const DETERMINISTIC) != 0 }
+}
+
+/// 1 in programs that tell of drops and flows.
+#[unsafe(no_mangle)]
+static TELL_EVENTS: u32 = 0;
+/// How many drops each CPU tells of in a second.
+#[unsafe(no_mangle)]
+static DROP_EVENTS_A_SECOND: u32 = DEFAULT_DROP_EVENTS_A_SECOND;
+
+/// Whether these programs tell of events. The verifier takes out what does not apply, as of [`is_deterministic`].
+#[inline(always)]
+pub fn tells_events() -> bool {
+    // SAFETY: as in `is_deterministic`.
+    unsafe { read_volatile(&raw const TELL_EVENTS) != 0 }
+}
+
+/// How many drops each CPU tells of in a second.
+#[inline(always)]
+pub fn drop_events_a_second() -> u32 {
+    // SAFETY: as in `is_deterministic`.
+    unsafe { read_volatile(&raw const DROP_EVENTS_A_SECOND) }
 }
 
 /// Copies a value out of a map, word by word, in order.
@@ -246,6 +275,62 @@ pub fn take_answer(take: impl FnOnce(&mut AnswerBudget) -> bool) -> bool {
         Some(budget) => take(unsafe { &mut *budget.cast::<AnswerBudget>() }),
         None => false,
     }
+}
+
+/// Takes a drop out of those that this CPU may tell of.
+#[inline(always)]
+pub fn take_drop_event(take: impl FnOnce(&mut AnswerBudget) -> bool) -> bool {
+    match EVENT_ACCOUNT.get_ptr_mut(0) {
+        // SAFETY: this CPU's own, as in `take_answer`: only packets take from it. Two integers behind the two counters.
+        Some(account) => take(unsafe { &mut *addr_of_mut!((*account.cast::<EventAccount>()).left).cast() }),
+        None => false,
+    }
+}
+
+/// What an event is not told for.
+#[derive(Clone, Copy)]
+pub enum Untold {
+    /// There is no room.
+    Lost,
+    /// There were enough of its kind.
+    Withheld,
+}
+
+/// Counts an event that is not told.
+#[inline(always)]
+pub fn count_untold(why: Untold) {
+    if let Some(account) = EVENT_ACCOUNT.get_ptr_mut(0) {
+        let account = account.cast::<EventAccount>();
+        // SAFETY: a counter within the value, aligned; atomic, since a packet may interrupt the collector, which runs where
+        // soft interrupts are on.
+        unsafe {
+            let counter = match why {
+                Untold::Lost => addr_of_mut!((*account).lost),
+                Untold::Withheld => addr_of_mut!((*account).withheld),
+            };
+            atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, 1);
+        }
+    }
+}
+
+/// Puts a record into the ring; tells whether there was room. Nobody is waited for.
+#[inline(always)]
+pub fn tell<R: EventRecord>(write: impl FnOnce(&mut R)) -> bool {
+    let Some(mut room) = EVENTS.reserve_untyped::<R>(0) else {
+        return false;
+    };
+    let words = room.as_mut_ptr().cast::<u64>();
+    let mut i = 0;
+    while i < size_of::<R>() / 8 {
+        // SAFETY: within the room, which is as long as a record and aligned to 8 bytes; volatile, since the compiler would
+        // make a loop of bytes of it.
+        unsafe { write_volatile(words.add(i), 0) };
+        i += 1;
+    }
+    // SAFETY: whole words, which are 0, of which a record may consist (`EventRecord`); nobody else has the room yet.
+    write(unsafe { room.assume_init_mut() });
+    room.submit(0);
+    true
 }
 
 #[inline(always)]

@@ -62,6 +62,8 @@ const KNOWN: &[Known] = &[
     Known { helper: BpfHelper::BPF_FUNC_sk_lookup_udp, name: "bpf_sk_lookup_udp", since: "4.20" },
     Known { helper: BpfHelper::BPF_FUNC_sk_release, name: "bpf_sk_release", since: "4.20" },
     Known { helper: BpfHelper::BPF_FUNC_skc_lookup_tcp, name: "bpf_skc_lookup_tcp", since: "5.2" },
+    Known { helper: BpfHelper::BPF_FUNC_ringbuf_reserve, name: "bpf_ringbuf_reserve", since: "5.8" },
+    Known { helper: BpfHelper::BPF_FUNC_ringbuf_submit, name: "bpf_ringbuf_submit", since: "5.8" },
     Known { helper: BpfHelper::BPF_FUNC_redirect_neigh, name: "bpf_redirect_neigh", since: "5.10" },
     Known { helper: BpfHelper::BPF_FUNC_ktime_get_coarse_ns, name: "bpf_ktime_get_coarse_ns", since: "5.11" },
     Known { helper: BpfHelper::BPF_FUNC_loop, name: "bpf_loop", since: "5.17" },

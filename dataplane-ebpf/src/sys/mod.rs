@@ -5,6 +5,7 @@
 //! | [`bpf`] | the commands of bpf(2) that aya has no call for, on checked byte slices |
 //! | [`clock`] | the clock that programs read |
 //! | [`mapped`] | arrays mapped into memory, as atomic words |
+//! | [`poll`] | waiting for a descriptor |
 //! | [`file`] | file systems |
 //! | [`ethtool`] | two ioctls about network interfaces |
 
@@ -13,3 +14,4 @@ pub(crate) mod clock;
 pub(crate) mod ethtool;
 pub(crate) mod file;
 pub(crate) mod mapped;
+pub(crate) mod poll;

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests may, as tests may.
 
 mod compare;
+mod events;
 mod occur;
 mod traffic;
 mod world;
@@ -20,6 +21,7 @@ use dataplane_core::{
 };
 use dataplane_testkit::{frames::Rng, require_kernel};
 
+use events::Told;
 use occur::{Carried, Family, Seen};
 use traffic::Traffic;
 use world::World;
@@ -27,19 +29,34 @@ use world::World;
 /// The issue asks for 100,000 at least.
 const FRAMES: usize = 150_000;
 
+/// And so many whose events are compared.
+const FRAMES_TOLD: usize = 40_000;
+
 #[test]
 fn kernel_and_simulator_agree() {
     require_kernel!();
+    agree(FRAMES, false);
+}
+
+/// With events switched on, which makes other programs of them; and beside the packets the collectors.
+#[test]
+fn kernel_and_simulator_tell_the_same() {
+    require_kernel!();
+    agree(FRAMES_TOLD, true);
+}
+
+fn agree(frames: usize, tells: bool) {
     let seed = std::env::var("FOREBAY_SEED")
         .map_or(20_261_121, |seed| seed.parse().expect("FOREBAY_SEED is a number"));
-    println!("agreement: seed {seed} (set FOREBAY_SEED for another), {FRAMES} frames");
-    let mut world = World::new();
+    println!("agreement: seed {seed} (set FOREBAY_SEED for another), {frames} frames");
+    let mut world = World::new(tells.then(events::all_of_them));
+    let mut told = Told::default();
     let mut rng = Rng::new(seed);
     let mut traffic = Traffic::new(&world);
     let mut now = Duration::from_secs(1000);
     let mut seen = Seen::default();
     let mut ours = 0;
-    for number in 0..FRAMES {
+    for number in 0..frames {
         now += step(&mut rng);
         if number % 400 == 399 {
             world.change(&mut rng);
@@ -47,15 +64,30 @@ fn kernel_and_simulator_agree() {
         let (hook, interface, frame) = traffic.next(&world, &mut rng);
         let random = rng.draw() as u32;
         let (family, carried) = (Family::of(&frame), Carried::of(&frame));
-        let verdict =
-            one(&mut world, &mut traffic, Case { seed, number, hook, interface, frame, random, now });
+        let verdict = one(
+            &mut world,
+            &mut traffic,
+            &mut told,
+            Case { seed, number, hook, interface, frame, random, now },
+        );
         seen.note(hook, family, carried, verdict);
         ours += usize::from(!matches!(verdict, Verdict::Pass(_)));
         if number % 10_000 == 9_999 {
             compare::tables(&world, &format!("seed {seed}, after frame {number}"));
         }
+        if tells && number % 4_000 == 3_999 {
+            now += Duration::from_secs(1);
+            events::collect(&mut world, now, &mut rng);
+            if let Some(difference) = told.compare(&world) {
+                println!("DISAGREEMENT about what is collected after frame {number} of seed {seed}");
+                panic!("{difference}");
+            }
+        }
     }
-    let share = ours * 100 / FRAMES;
+    if tells {
+        return told.is_everything();
+    }
+    let share = ours * 100 / frames;
     println!("agreement: {share} % of the frames hit a service or a flow");
     assert!(share >= 30, "only {share} % of the frames were ours");
     seen.is_what_can_occur();
@@ -82,7 +114,7 @@ struct Case {
 }
 
 /// Runs one frame through both and compares.
-fn one(world: &mut World, traffic: &mut Traffic, case: Case) -> Verdict {
+fn one(world: &mut World, traffic: &mut Traffic, told: &mut Told, case: Case) -> Verdict {
     world.simulator.set_time(case.now);
     world.simulator.set_random(Some(case.random));
     let expected = world.simulator.run(case.hook, case.interface, &case.frame);
@@ -95,7 +127,8 @@ fn one(world: &mut World, traffic: &mut Traffic, case: Case) -> Verdict {
     }
     let outcome = world.host.run(|| kernel.run(case.hook, &case.frame, case.interface)).unwrap();
 
-    let differences = compare::outcomes(&case, kernel, &expected, &outcome);
+    let mut differences = compare::outcomes(&case, kernel, &expected, &outcome);
+    differences.extend(told.compare(world));
     if !differences.is_empty() {
         println!(
             "DISAGREEMENT at frame {} of seed {}, hook {}, interface {}",

@@ -10,6 +10,7 @@ use dataplane_core::{
         BackendRef, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry, LIST_AFFINITY, LIST_MASQUERADE,
         LIST_MASQUERADE_LOCAL, MasqueradeEntry,
     },
+    event::EventOptions,
     memory::{MemoryTables, SimulatedInterface, Simulator, Target},
     model::NatPorts,
     pipeline::AddressSettings,
@@ -97,7 +98,8 @@ pub struct World {
 }
 
 impl World {
-    pub fn new() -> Self {
+    /// `events`: which ones both tell of.
+    pub fn new(events: Option<EventOptions>) -> Self {
         let host = Namespace::new("agreement host").unwrap();
         let far = Namespace::new("agreement far").unwrap();
         host.sysctls(&[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")]).unwrap();
@@ -113,12 +115,14 @@ impl World {
         };
         let ports_of_nat = NatPorts::new(NAT_PORTS).unwrap();
         let builder = EbpfDataplane::builder().unpinned().capacity(capacity).nat_ports(ports_of_nat);
+        let builder = events.into_iter().fold(builder, |builder, options| builder.events(options));
         let kernel = host.run(|| TestDataplane::open(builder)).unwrap();
         let tables = Arc::new(MemoryTables::new(capacity));
         // Each CPU has a budget of its own in the kernel: here nobody ever comes to its end.
         kernel.plane().tables().set_answers_a_second(1 << 24).unwrap();
         tables.set_answers_a_second(1 << 24);
         tables.set_nat_ports(ports_of_nat);
+        tables.events().switch(events);
         let addresses = AddressSettings { answer_ping: true, drop_unserved_ports: true };
         kernel.plane().tables().set_addresses(addresses).unwrap();
         tables.set_addresses(addresses);

@@ -14,6 +14,7 @@ use control_static::{StaticSource, StaticStatus};
 use dataplane_core::{
     Controller,
     control::{RunningSource, WaitError},
+    event::EventOptions,
     pipeline::AddressSettings,
     source::Precedence,
 };
@@ -26,6 +27,7 @@ use signal_hook::{
 use crate::{
     config::Config,
     failure::{Failure, explain},
+    flow_log::FlowLog,
     http,
     notify::Supervisor,
     status::{Board, Parts, Pins},
@@ -41,25 +43,35 @@ const START: Duration = Duration::from_secs(60);
 /// So often it is asked whether it is to end, while it begins.
 const GLANCE: Duration = Duration::from_millis(100);
 
-/// Runs until it is told to end; then nothing of it is left in the kernel, or with `keep` all of it.
+/// Runs until it is told to end; then nothing of it is left in the kernel, or with `keep` all of it. With `log_flows` it writes
+/// what happens to flows.
 ///
 /// # Errors
 /// Why it could not begin. Then nothing is left but what was there before.
-pub fn run(config: &Config, keep: bool) -> Result<(), Failure> {
+pub fn run(config: &Config, keep: bool, log_flows: bool) -> Result<(), Failure> {
     let supervisor = Supervisor::from_environment();
     let signals = signals()?;
     // Before anything is attached: a second daemon with the same file ends here.
     let board = Arc::new(Board::new(config.services.clone()));
     serve_status(config, &board)?;
 
-    let plane = open(config)?;
-    match serve(config, &plane, &board, &signals, &supervisor) {
-        Ok(()) => end(plane, keep),
+    let plane = open(config, log_flows)?;
+    let flow_log = match plane.events().map(FlowLog::start).transpose() {
+        Ok(flow_log) => flow_log,
         Err(failure) => {
             give_up(plane)?;
-            Err(failure)
+            return Err(failure);
         }
+    };
+    let outcome = match serve(config, &plane, &board, &signals, &supervisor) {
+        Ok(()) => end(plane, keep),
+        Err(failure) => give_up(plane).and(Err(failure)),
+    };
+    // What happened to the end is told.
+    if let Some(flow_log) = flow_log {
+        flow_log.end();
     }
+    outcome
 }
 
 /// Keeps the tables to the files until it is told to end.
@@ -78,7 +90,13 @@ fn serve(
     let status = source.status();
     let following = control.run_source(Box::new(source), Precedence::new(0))?;
     let pins = plane.pins().map(|path| Pins { path: path.to_owned(), adopted: plane.is_adopted() });
-    board.open(Parts { control: control.clone(), tables: plane.tables(), pins, source: status.clone() });
+    board.open(Parts {
+        control: control.clone(),
+        tables: plane.tables(),
+        pins,
+        source: status.clone(),
+        events: plane.events(),
+    });
     // Dropped before the applier: the source first, then the thread that applies what it said.
     let Some(_following) = begin(config, &control, &status, following, signals)? else {
         tracing::info!("told to end before it served");
@@ -162,11 +180,12 @@ fn serve_status(config: &Config, board: &Arc<Board>) -> Result<(), Failure> {
     http::serve(listener, move |path| board.answer(path)).map_err(failed)
 }
 
-fn open(config: &Config) -> Result<EbpfDataplane, Failure> {
+fn open(config: &Config, log_flows: bool) -> Result<EbpfDataplane, Failure> {
     let builder = EbpfDataplane::builder().unpinned().capacity(config.capacity).timeouts(config.timeouts);
     let builder = builder.nat_ports(config.nat_ports).answers_a_second(config.answers_a_second);
     let AddressSettings { answer_ping, drop_unserved_ports } = config.addresses;
     let builder = builder.answer_ping(answer_ping).drop_unserved_ports(drop_unserved_ports);
+    let builder = if log_flows { builder.events(EventOptions::default()) } else { builder };
     let builder = match &config.pins {
         Some(directory) => builder.pins(PinDir::new(directory)?),
         None => builder,

@@ -9,6 +9,7 @@
 //! | `config.rs` | reads the daemon's own file |
 //! | `daemon.rs` | opens, follows, ends |
 //! | `watch.rs` | looks around every second |
+//! | `flow_log.rs` | writes what happens to flows |
 //! | `status/` | the status: its shape, and how it is put together |
 //! | `http.rs` | serves it |
 //! | `notify.rs` | tells systemd |
@@ -18,6 +19,7 @@
 mod config;
 mod daemon;
 mod failure;
+mod flow_log;
 mod http;
 mod notify;
 mod status;
@@ -69,8 +71,11 @@ struct Arguments {
     /// Leave everything attached when told to end: packets are balanced on, and the next run takes over
     #[arg(long)]
     keep: bool,
+    /// Write a line of JSON to standard output for each flow that is opened or closed, and each packet that is dropped
+    #[arg(long)]
+    log_flows: bool,
     /// Only take off what an earlier run left attached
-    #[arg(long, conflicts_with_all = ["check", "keep"])]
+    #[arg(long, conflicts_with_all = ["check", "keep", "log_flows"])]
     remove: bool,
 }
 
@@ -109,7 +114,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         return Ok(());
     }
     drop(picture);
-    daemon::run(&config, arguments.keep)
+    daemon::run(&config, arguments.keep, arguments.log_flows)
 }
 
 fn summary(config: &Config, picture: &Picture) -> String {

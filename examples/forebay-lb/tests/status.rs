@@ -65,11 +65,18 @@ fn a_running_daemon_has_the_fields_of_the_list() {
     files.serve("services: 1\n");
     collect(&daemon.wait_for_status("a mistake is told", |status| !status["source"]["rejected"].is_null()));
     let known: BTreeSet<String> = FIELDS.lines().map(str::to_owned).collect();
-    let below = ["services[].conflicts[].", "services[].failure.", "uplinks[].others[].", "pins.", "nat[]."];
+    let below = [
+        "services[].conflicts[].",
+        "services[].failure.",
+        "uplinks[].others[].",
+        "pins.",
+        "nat[].",
+        "events.",
+    ];
     let (unusual, usual): (BTreeSet<_>, BTreeSet<_>) =
         known.into_iter().partition(|field| below.iter().any(|path| field.starts_with(path)));
     assert_eq!(found, usual);
-    assert_eq!(unusual.len(), 12, "what no daemon in good order has: {unusual:?}");
+    assert_eq!(unusual.len(), 14, "what no daemon in good order has: {unusual:?}");
     let (ended, said) = daemon.terminate();
     assert!(ended.success(), "{said}");
 }

@@ -49,7 +49,7 @@ pub const AGREEMENT: &[Mutation] = &[
         name: "gone-backend",
         breaks: "decide: a backend's generation is not compared, flows stay with one that is gone",
         file: "dataplane-core/src/pipeline/decide.rs",
-        from: "None => Judgement::Replace,",
+        from: "None => Judgement::Replace(CloseReason::BackendGone),",
         to: "None => Judgement::Use,",
     },
     Mutation {
@@ -308,8 +308,54 @@ pub const AGREEMENT: &[Mutation] = &[
         name: "nat-other-half",
         breaks: "reserve: who loses a port goes on sending from it",
         file: "dataplane-core/src/pipeline/reserve.rs",
-        from: "remove_other_half::<F, E>(pair_tuple, found, pair, env);",
-        to: "let _kept = (found, pair);",
+        from: "let ends = remove_other_half::<F, E>(pair_tuple, found, pair, env);",
+        to: "let (ends, _kept) = (false, &pair);",
+    },
+    Mutation {
+        name: "event-reason",
+        breaks: "an event: a flow that both sides finished is told of as reset",
+        file: "dataplane-core/src/pipeline/event.rs",
+        from: "} else if self.0 & Self::RESET != 0 {",
+        to: "} else if self.0 & Self::CLIENT_FIN != 0 {",
+    },
+    Mutation {
+        name: "event-client",
+        breaks: "an event: a flow that is told of by its replies has its backend as the client",
+        file: "dataplane-core/src/pipeline/event.rs",
+        from: "(self.client, self.client_port) = (flow.destination, flow.destination_port);",
+        to: "(self.client, self.client_port) = (tuple.source, tuple.source_port);",
+    },
+    Mutation {
+        name: "event-revoked",
+        breaks: "an event: a flow whose backend left its service is told of as timed out",
+        file: "dataplane-core/src/pipeline/collect.rs",
+        from: "let otherwise = if is_revoked { CloseReason::BackendGone } else { CloseReason::TimedOut };",
+        to: "let otherwise = CloseReason::TimedOut;",
+    },
+    Mutation {
+        name: "event-twice",
+        breaks: "an event: a flow is closed once more with its replies' half",
+        file: "dataplane-core/src/pipeline/collect.rs",
+        from: "if matches!(flow.direction(), Direction::Original) {",
+        to: "if matches!(flow.direction(), Direction::Original | Direction::Reply) {",
+    },
+];
+
+/// Mutations that the test of events in the kernel must catch: of what only the programs have.
+pub const EVENTS: &[Mutation] = &[
+    Mutation {
+        name: "event-lost",
+        breaks: "events: what finds the ring full is not counted",
+        file: "dataplane-ebpf/programs/src/events.rs",
+        from: "maps::count_untold(Untold::Lost);",
+        to: "",
+    },
+    Mutation {
+        name: "event-limit",
+        breaks: "events: a flood of drops is told of whole",
+        file: "dataplane-ebpf/programs/src/events.rs",
+        from: "if R::LIMITED && !maps::take_drop_event(take) {",
+        to: "if !R::LIMITED && !maps::take_drop_event(take) {",
     },
 ];
 
@@ -386,7 +432,7 @@ mod tests {
 
     #[test]
     fn each_line_stands_in_its_file_once() {
-        let all = || AGREEMENT.iter().chain(TORN);
+        let all = || AGREEMENT.iter().chain(EVENTS).chain(TORN);
         for mutation in all() {
             let text = fs::read_to_string(crate::repo::root().join(mutation.file)).unwrap();
             let changed = mutation.changed(&text).unwrap();

@@ -15,8 +15,8 @@ use crate::{
     },
     model::{self, Frontend, Protocol, Service},
     pipeline::{
-        AnswerBudget, Backend, Environment, Hook, NextHop, Route, RouteQuery, Routes, Steps, Tick, Verdict,
-        VerdictNumber, Workspaces, process,
+        AnswerBudget, Backend, Environment, EventRecord, EventSink, Hook, NextHop, Route, RouteQuery, Routes,
+        Steps, Tick, Verdict, VerdictNumber, Workspaces, process,
     },
     source::Precedence,
     tables::{AffinityCell, Capacity, Family, Flow, FlowEntry, InsertError, Lookup, Place, Store, Tuple, V4},
@@ -419,6 +419,12 @@ where
 {
     fn route(&self, query: &RouteQuery<F>, hop: &mut NextHop) -> Route {
         self.inner.route(query, hop)
+    }
+}
+
+impl EventSink for Rivals<'_> {
+    fn emit<R: EventRecord>(&self, write: impl FnOnce(&mut R, u64)) {
+        self.inner.emit(write);
     }
 }
 

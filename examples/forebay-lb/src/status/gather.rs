@@ -73,6 +73,12 @@ pub fn gather(parts: &Parts, around: Surroundings<'_>) -> Result<shape::Status, 
             revoked: collected.revoked,
             failures: collected.failures,
         },
+        // The kernel refuses only where this process ran out of descriptors or memory: then it is not known.
+        events: parts
+            .events
+            .as_ref()
+            .and_then(|reader| reader.losses().ok())
+            .map(|losses| shape::Events { lost: losses.lost, withheld: losses.withheld }),
     })
 }
 

@@ -13,7 +13,7 @@ use std::{
 
 use control_static::StaticStatus;
 use dataplane_core::{Controller, tables::Store};
-use dataplane_ebpf::Attachment;
+use dataplane_ebpf::{Attachment, EventReader};
 use parking_lot::Mutex;
 
 use self::gather::{Surroundings, gather};
@@ -65,6 +65,8 @@ pub struct Parts {
     pub pins: Option<Pins>,
     /// The files.
     pub source: StaticStatus,
+    /// Who reads events, where flows are logged.
+    pub events: Option<EventReader>,
 }
 
 impl Board {

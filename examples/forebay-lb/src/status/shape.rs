@@ -33,6 +33,8 @@ pub struct Status {
     /// Packets by hook (`xdp`, `ingress`, `egress`), what became of them, and why.
     pub counters: BTreeMap<&'static str, Verdicts>,
     pub collector: Collector,
+    /// What the flow log misses, where flows are logged.
+    pub events: Option<Events>,
 }
 
 #[derive(Debug, Serialize)]
@@ -207,6 +209,15 @@ pub struct Nat {
     pub high_water: u32,
 }
 
+/// Events that nobody was told of since the programs were loaded.
+#[derive(Debug, Serialize)]
+pub struct Events {
+    /// The ring was full.
+    pub lost: u64,
+    /// Drops beyond those that a CPU may tell of in a second.
+    pub withheld: u64,
+}
+
 /// Packets by verdict.
 #[derive(Debug, Default, Serialize)]
 pub struct Verdicts {
@@ -320,6 +331,7 @@ mod tests {
             nat: vec![Nat { address: "192.0.2.1".parse().unwrap(), in_use: 1, high_water: 2 }],
             counters: ["xdp", "ingress", "egress"].map(|hook| (hook, Verdicts::default())).into(),
             collector: Collector { rounds: 1, scanned: 1, expired: 0, revoked: 0, failures: 0 },
+            events: Some(Events { lost: 0, withheld: 0 }),
         }
     }
 

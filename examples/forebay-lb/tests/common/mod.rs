@@ -92,6 +92,7 @@ pub struct Daemon<'h> {
     pub host: &'h Namespace,
     child: Child,
     said: Lines,
+    flows: Option<Lines>,
 }
 
 impl<'h> Daemon<'h> {
@@ -102,12 +103,29 @@ impl<'h> Daemon<'h> {
         Self::start_as(host, command)
     }
 
-    pub fn start_as(host: &'h Namespace, mut command: Command) -> Self {
-        let mut child = host.run(|| command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+    pub fn start_as(host: &'h Namespace, command: Command) -> Self {
+        let mut daemon = Self::start_without_reader(host, command);
+        daemon.flows = daemon.child.stdout.take().map(Lines::of);
+        daemon
+    }
+
+    /// Nobody reads what it writes to standard output.
+    pub fn start_without_reader(host: &'h Namespace, mut command: Command) -> Self {
+        let mut child = host.run(|| command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
         let said = Lines::of(child.stderr.take().unwrap());
-        let daemon = Self { host, child, said };
+        let daemon = Self { host, child, said, flows: None };
         daemon.wait_to_say("status at http://");
         daemon
+    }
+
+    /// The lines that it writes to standard output.
+    pub fn flows(&self) -> &Lines {
+        self.flows.as_ref().unwrap()
+    }
+
+    /// Closes standard output.
+    pub fn close_flows(&mut self) {
+        drop(self.child.stdout.take());
     }
 
     pub fn id(&self) -> u32 {
@@ -148,10 +166,17 @@ impl<'h> Daemon<'h> {
     }
 
     /// Ends it as systemd does; what it said since it was last read.
-    pub fn terminate(mut self) -> (ExitStatus, String) {
+    pub fn terminate(self) -> (ExitStatus, String) {
+        let (status, _, said) = self.terminate_with_flows();
+        (status, said)
+    }
+
+    /// The same, and the rest of its lines about flows.
+    pub fn terminate_with_flows(mut self) -> (ExitStatus, Vec<String>, String) {
         self.signal(Signal::TERM);
         let status = child::wait(&mut self.child, LIMIT, "forebay-lb").unwrap();
-        (status, self.said.rest(LIMIT).join("\n"))
+        let flows = self.flows.as_ref().map(|flows| flows.rest(LIMIT)).unwrap_or_default();
+        (status, flows, self.said.rest(LIMIT).join("\n"))
     }
 }
 
