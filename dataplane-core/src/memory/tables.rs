@@ -30,6 +30,8 @@ pub struct MemoryTables {
     pub(super) interfaces: Words,
     pub(super) conntrack_v4: ClockTable<TupleV4, FlowV4>,
     pub(super) conntrack_v6: ClockTable<TupleV6, FlowV6>,
+    pub(super) opening_v4: ClockTable<TupleV4, FlowV4>,
+    pub(super) opening_v6: ClockTable<TupleV6, FlowV6>,
     pub(super) nat_v4: ClockTable<TupleV4, FlowV4>,
     pub(super) nat_v6: ClockTable<TupleV6, FlowV6>,
     pub(super) affinity_v4: ClockTable<AffinityKeyV4, AffinityEntry>,
@@ -43,6 +45,9 @@ pub struct MemoryTables {
     /// Held by each packet on its way. Who takes it for writing has seen all of them leave.
     packets: RwLock<()>,
 }
+
+/// No secret: in memory what happens once is to happen again.
+const CHOICE_SEED: u64 = 0x243f_6a88_85a3_08d3;
 
 impl MemoryTables {
     /// Empty tables with the default time-outs.
@@ -58,6 +63,8 @@ impl MemoryTables {
             interfaces: Words::new(map::INTERFACES, INTERFACE_PLACES, 2),
             conntrack_v4: ClockTable::new(map::CONNTRACK_V4, capacity.conntrack),
             conntrack_v6: ClockTable::new(map::CONNTRACK_V6, capacity.conntrack),
+            opening_v4: ClockTable::new(map::OPENING_V4, capacity.opening),
+            opening_v6: ClockTable::new(map::OPENING_V6, capacity.opening),
             nat_v4: ClockTable::without_eviction(map::NAT_V4, capacity.nat),
             nat_v6: ClockTable::without_eviction(map::NAT_V6, capacity.nat),
             affinity_v4: ClockTable::new(map::AFFINITY_V4, capacity.affinity),
@@ -75,6 +82,7 @@ impl MemoryTables {
         tables.set_nat_ports(NatPorts::default());
         tables.set_answers_a_second(DEFAULT_ANSWERS_A_SECOND);
         tables.set_addresses(AddressSettings::default());
+        tables.set_choice_seed(CHOICE_SEED);
         tables
     }
 
@@ -109,6 +117,12 @@ impl MemoryTables {
         self.set(Setting::Addresses, settings.word());
     }
 
+    /// Sets what services with random choice begin their hash with: any number but 0, the same one in each new set of tables
+    /// unless set. Flows that are open stay where they are.
+    pub fn set_choice_seed(&self, seed: u64) {
+        self.set(Setting::ChoiceSeed, seed);
+    }
+
     /// Sets the clock: the nanoseconds since an arbitrary start.
     pub(super) fn set_time(&self, nanoseconds: u64) {
         self.nanoseconds.store(nanoseconds, Ordering::Relaxed);
@@ -140,6 +154,10 @@ impl Store for MemoryTables {
             conntrack_v6: &self.conntrack_v6,
             flows_v4: &self.conntrack_v4,
             flows_v6: &self.conntrack_v6,
+            opening_v4: &self.opening_v4,
+            opening_v6: &self.opening_v6,
+            half_open_v4: &self.opening_v4,
+            half_open_v6: &self.opening_v6,
             nat_v4: &self.nat_v4,
             nat_v6: &self.nat_v6,
             reservations_v4: &self.nat_v4,
