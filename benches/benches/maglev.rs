@@ -56,6 +56,7 @@ fn change(criterion: &mut Criterion) {
             slots: 1 << 20,
             backends: 4096,
             conntrack: 8,
+            opening: 8,
             nat: 8,
             affinity: 8,
             fragments: 8,

@@ -19,7 +19,8 @@ const UPLINK: u32 = 1;
 const SOURCE: std::ops::Range<usize> = 26..30;
 
 fn simulator() -> Simulator {
-    let tables = Arc::new(MemoryTables::new(Capacity { conntrack: 1 << 16, ..Capacity::default() }));
+    let tables =
+        Arc::new(MemoryTables::new(Capacity { conntrack: 1 << 16, opening: 1 << 16, ..Capacity::default() }));
     let mut filler = Filler::default();
     let backend = filler.backend(&*tables, "192.0.2.2:8080".parse().unwrap(), false).unwrap();
     filler.service(&*tables, frontend(0).into(), PROTOCOL_TCP, &[backend]).unwrap();

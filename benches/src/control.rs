@@ -22,6 +22,7 @@ pub fn capacity(services: u32) -> Capacity {
         slots: services * 8 + 64,
         backends: services * 4,
         conntrack: 1 << 16,
+        opening: 1 << 16,
         nat: 8,
         affinity: 8,
         fragments: 8,

@@ -334,9 +334,11 @@ fn check_capacity(capacity: &Capacity) -> Result<(), Error> {
     }
     // An LRU table keeps some of its entries for each CPU, and the first line of the slots is never given out: with less
     // than this they open, and serve nothing.
-    for (table, capacity, minimum) in
-        [(map::CONNTRACK_V4, capacity.conntrack, 64), (map::SLOTS, capacity.slots, 2 * SLOT_LINE_WORDS)]
-    {
+    for (table, capacity, minimum) in [
+        (map::CONNTRACK_V4, capacity.conntrack, 64),
+        (map::OPENING_V4, capacity.opening, 64),
+        (map::SLOTS, capacity.slots, 2 * SLOT_LINE_WORDS),
+    ] {
         if capacity < minimum {
             return Err(Error::CapacityTooSmall { table, capacity, minimum });
         }
@@ -420,6 +422,7 @@ mod tests {
         for (small, table) in [
             (Capacity { slots: 8, ..Capacity::default() }, "slots"),
             (Capacity { conntrack: 63, ..Capacity::default() }, "conntrack_v4"),
+            (Capacity { opening: 63, ..Capacity::default() }, "opening_v4"),
         ] {
             let error = check_capacity(&small).unwrap_err();
             assert!(matches!(error, Error::CapacityTooSmall { table: found, .. } if found == table));

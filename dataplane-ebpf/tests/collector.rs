@@ -63,11 +63,11 @@ const SERVICE: &str = "203.0.113.10:53";
 const FIRST: &str = "192.0.2.3:5353";
 const SECOND: &str = "192.0.2.4:5353";
 
-/// Every IPv4 entry there is.
+/// Every IPv4 entry there is: none of them is confirmed.
 fn tuples(tables: &KernelTables) -> Vec<TupleV4> {
     let (mut position, mut entries) = (Some(ScanPosition::default()), Vec::new());
     while let Some(from) = position {
-        position = tables.flows_v4().scan(from, &mut entries).unwrap();
+        position = tables.half_open_v4().scan(from, &mut entries).unwrap();
     }
     entries.into_iter().map(|(tuple, _)| tuple).collect()
 }
@@ -78,7 +78,7 @@ fn look(tables: &KernelTables, tuples: &[TupleV4], now: u32) -> Vec<Fate> {
     let mut fates = Vec::new();
     let mut at = Moment::of(tables);
     at.now = Tick(now);
-    tables.flows_v4().collect(&suspects, &at, &mut fates).unwrap();
+    tables.half_open_v4().collect(&suspects, &at, &mut fates).unwrap();
     assert_eq!(fates.len(), suspects.len());
     fates
 }
@@ -153,11 +153,11 @@ fn a_controllers_thread_clears_the_table_of_what_is_over() {
         let run = || plane.run_named(INGRESS, &frame, world.host.uplink.index(), 1);
         world.host.host.run(run).unwrap();
     }
-    assert_eq!(tables.conntrack_v4().fill().unwrap(), 2 * u32::from(CLIENTS));
+    assert_eq!(tables.opening_v4().fill().unwrap(), 2 * u32::from(CLIENTS));
     let control = Controller::builder(tables.clone()).collect_interval(Duration::ZERO).build().unwrap();
     let _running = control.spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
-    while tables.conntrack_v4().fill().unwrap() > 0 {
+    while tables.opening_v4().fill().unwrap() > 0 {
         assert!(Instant::now() < deadline, "{:?}", control.collected());
         thread::sleep(Duration::from_millis(50));
     }

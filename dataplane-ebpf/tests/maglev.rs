@@ -52,6 +52,7 @@ impl Balancer {
             slots: 1 << 14,
             backends: 64,
             conntrack: 1 << 15,
+            opening: 1 << 15,
             nat: 8,
             affinity: 8,
             fragments: 8,

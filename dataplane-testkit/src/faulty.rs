@@ -27,7 +27,9 @@ pub struct FaultyStore {
     conntrack_v6: FaultyHash<TupleV6, FlowV6>,
     flows_v4: FaultyFlows<TupleV4, FlowV4>,
     flows_v6: FaultyFlows<TupleV6, FlowV6>,
+    half_open_v4: FaultyFlows<TupleV4, FlowV4>,
     reservations_v4: FaultyFlows<TupleV4, FlowV4>,
+    half_open_v6: FaultyFlows<TupleV6, FlowV6>,
     reservations_v6: FaultyFlows<TupleV6, FlowV6>,
     service_words: FaultyWords,
     slots: FaultyWords,
@@ -74,10 +76,22 @@ impl FaultyStore {
                 name: map::CONNTRACK_V6,
                 faults: faults.clone(),
             },
+            half_open_v4: FaultyFlows {
+                inner: inner.clone(),
+                select: |store| store.half_open_v4(),
+                name: map::OPENING_V4,
+                faults: faults.clone(),
+            },
             reservations_v4: FaultyFlows {
                 inner: inner.clone(),
                 select: |store| store.reservations_v4(),
                 name: map::NAT_V4,
+                faults: faults.clone(),
+            },
+            half_open_v6: FaultyFlows {
+                inner: inner.clone(),
+                select: |store| store.half_open_v6(),
+                name: map::OPENING_V6,
                 faults: faults.clone(),
             },
             reservations_v6: FaultyFlows {
@@ -416,7 +430,9 @@ impl Store for FaultyStore {
             conntrack_v6: &self.conntrack_v6,
             flows_v4: &self.flows_v4,
             flows_v6: &self.flows_v6,
+            half_open_v4: &self.half_open_v4,
             reservations_v4: &self.reservations_v4,
+            half_open_v6: &self.half_open_v6,
             reservations_v6: &self.reservations_v6,
             counters: &self.counters,
             ..self.inner.tables()

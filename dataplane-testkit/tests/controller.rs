@@ -269,6 +269,7 @@ fn one_change_among_many_touches_no_other_service() {
         slots: 1 << 20,
         backends: 1 << 12,
         conntrack: 8,
+        opening: 8,
         nat: 8,
         affinity: 8,
         fragments: 8,

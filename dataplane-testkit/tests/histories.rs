@@ -534,12 +534,28 @@ fn cases(default: u32) -> ProptestConfig {
     ProptestConfig { cases, max_shrink_iters: 4096, ..ProptestConfig::default() }
 }
 
-const ROOM: Capacity =
-    Capacity { frontends: 32, slots: 4096, backends: 40, conntrack: 8, nat: 8, affinity: 8, fragments: 8 };
+const ROOM: Capacity = Capacity {
+    frontends: 32,
+    slots: 4096,
+    backends: 40,
+    conntrack: 8,
+    opening: 8,
+    nat: 8,
+    affinity: 8,
+    fragments: 8,
+};
 
 /// Too little for all that may be wanted.
-const NARROW: Capacity =
-    Capacity { frontends: 5, slots: 48, backends: 6, conntrack: 8, nat: 8, affinity: 8, fragments: 8 };
+const NARROW: Capacity = Capacity {
+    frontends: 5,
+    slots: 48,
+    backends: 6,
+    conntrack: 8,
+    opening: 8,
+    nat: 8,
+    affinity: 8,
+    fragments: 8,
+};
 
 proptest! {
     #![proptest_config(cases(160))]

@@ -3,7 +3,7 @@
 use dataplane_core::{
     abi::{FLOW_REPLY, StateWord},
     memory::{MemoryTables, Outcome},
-    pipeline::{AnswerReason, Hook, Verdict},
+    pipeline::{AnswerReason, Hook, Seen, Verdict},
     tables::{Family, Flow, HashTable, Store, Tuple},
 };
 use dataplane_testkit::frames::{Dissected, icmp_checksums_hold};
@@ -89,17 +89,17 @@ fn without_checksum(packet: &Dissected) -> Vec<u8> {
     rest
 }
 
-/// Checks the conntrack tables: tags, directions and fill.
+/// Checks the tables of connections: tags, directions, which of the two is whose, and fill.
 ///
 /// # Panics
 /// Where something does not hold.
 pub fn tables(tables: &MemoryTables) {
-    table::<dataplane_core::tables::V4>(tables.conntrack_v4(), |flow| {
-        (flow.flags, flow.tail_tag, flow.state)
-    });
-    table::<dataplane_core::tables::V6>(tables.conntrack_v6(), |flow| {
-        (flow.flags, flow.tail_tag, flow.state)
-    });
+    for (v4, v6) in
+        [(tables.conntrack_v4(), tables.conntrack_v6()), (tables.opening_v4(), tables.opening_v6())]
+    {
+        table::<dataplane_core::tables::V4>(v4, |flow| (flow.flags, flow.tail_tag, flow.state));
+        table::<dataplane_core::tables::V6>(v6, |flow| (flow.flags, flow.tail_tag, flow.state));
+    }
 }
 
 fn table<F: Family>(
@@ -113,6 +113,8 @@ fn table<F: Family>(
         let (flags, tail_tag, state) = words(&flow);
         assert_eq!((state.tag(), tail_tag), (tuple.tag(), tuple.tag()), "tags of {tuple:?}");
         assert_ne!(flow.backend().generation(), 0, "{tuple:?} goes nowhere");
+        let place = if Seen::from(state).is_confirmed() { "conntrack" } else { "opening" };
+        assert!(table.name().starts_with(place), "{tuple:?} stands in {}", table.name());
         let is_reply = flags & FLOW_REPLY != 0;
         // A client's packet keeps its source, an answer its destination.
         let source_stays = (flow.source(), flow.source_port()) == (tuple.source(), tuple.source_port());
@@ -131,6 +133,8 @@ fn table<F: Family>(
 pub fn halves(tables: &MemoryTables) {
     half::<dataplane_core::tables::V4>(tables.conntrack_v4());
     half::<dataplane_core::tables::V6>(tables.conntrack_v6());
+    half::<dataplane_core::tables::V4>(tables.opening_v4());
+    half::<dataplane_core::tables::V6>(tables.opening_v6());
 }
 
 fn half<F: Family>(table: &dyn HashTable<F::Tuple, F::Flow>) {

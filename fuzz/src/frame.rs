@@ -93,6 +93,7 @@ impl Host {
             slots: 1 << 10,
             backends: 32,
             conntrack: 128,
+            opening: 128,
             nat: 64,
             affinity: 64,
             fragments: 64,
@@ -155,8 +156,8 @@ impl Host {
         for frame in established(&mut simulator) {
             simulator.run(Hook::Ingress, BACK, &frame);
         }
-        let flows_v4 = tables.conntrack_v4().entries().map(|entry| entry.expect("memory")).collect();
-        let flows_v6 = tables.conntrack_v6().entries().map(|entry| entry.expect("memory")).collect();
+        let flows_v4 = tables.opening_v4().entries().map(|entry| entry.expect("memory")).collect();
+        let flows_v6 = tables.opening_v6().entries().map(|entry| entry.expect("memory")).collect();
         let host = Self { simulator: RefCell::new(simulator), flows_v4, flows_v6 };
         check::tables(&tables);
         check::halves(&tables);
@@ -174,12 +175,14 @@ impl Host {
         };
         let mut simulator = self.simulator.borrow_mut();
         let tables = Arc::clone(simulator.tables());
-        reset(tables.conntrack_v4(), &self.flows_v4);
-        reset(tables.conntrack_v6(), &self.flows_v6);
+        reset(tables.conntrack_v4(), &[]);
+        reset(tables.conntrack_v6(), &[]);
+        reset(tables.opening_v4(), &self.flows_v4);
+        reset(tables.opening_v6(), &self.flows_v6);
         let interface = INTERFACES[usize::from(choice & 3)];
         let wait = WAITS[usize::from(choice >> 2 & 3)];
         simulator.set_time(START + wait);
-        simulator.set_random(Some(u32::from(choice >> 4) << 28));
+        simulator.set_choice(Some(u32::from(choice >> 4) << 28));
         for hook in Hook::ALL {
             let out = simulator.run(hook, interface, frame);
             if let Some(translated) = check::outcome(frame, Some(hook), &out) {
@@ -206,7 +209,7 @@ fn established(simulator: &mut Simulator) -> Vec<Vec<u8>> {
         let count = BACKENDS[family].len();
         for (i, backend) in BACKENDS[family].iter().enumerate() {
             // The middle of the part of all numbers that chooses this one.
-            simulator.set_random(Some((((2 * i as u64 + 1) << 31) / count as u64) as u32));
+            simulator.set_choice(Some((((2 * i as u64 + 1) << 31) / count as u64) as u32));
             let client: IpAddr = CLIENTS[family].parse().expect("an address");
             let client = SocketAddr::new(client, FIRST_PORT + i as u16);
             for (open, answer) in [

@@ -23,8 +23,16 @@ use dataplane_testkit::{
 };
 use zerocopy::FromBytes as _;
 
-const CAPACITY: Capacity =
-    Capacity { frontends: 12, slots: 512, backends: 12, conntrack: 8, nat: 64, affinity: 64, fragments: 8 };
+const CAPACITY: Capacity = Capacity {
+    frontends: 12,
+    slots: 512,
+    backends: 12,
+    conntrack: 8,
+    opening: 8,
+    nat: 64,
+    affinity: 64,
+    fragments: 8,
+};
 /// Frontends that may be wanted, of each family.
 const FRONTENDS: u8 = 4;
 /// Backends that may be wanted, of each family.

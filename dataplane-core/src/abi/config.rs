@@ -35,6 +35,9 @@ pub enum Setting {
     /// What becomes of packets to virtual addresses that are of no service: [`ADDRESSES_ANSWER_PING`] and
     /// [`ADDRESSES_DROP_UNSERVED`].
     Addresses = 8,
+    /// What the hash begins with by which services with random choice pick a backend: 64 random bits that nobody outside
+    /// knows. 0: not set yet.
+    ChoiceSeed = 9,
 }
 
 /// How many words the inputs for tests have.

@@ -46,7 +46,7 @@ pub use service::{
 pub use suspect::{COLLECTOR_WORDS, CollectorWord, SUSPECTS, SuspectV4, SuspectV6};
 
 /// The version of everything in this module. It rises with each change of a layout or of a field's meaning.
-pub const ABI_VERSION: u64 = 4;
+pub const ABI_VERSION: u64 = 5;
 
 /// Names of the maps in the object and under a pin directory.
 pub mod map {
@@ -66,6 +66,10 @@ pub mod map {
     pub const CONNTRACK_V4: &str = "conntrack_v4";
     /// [`TupleV6`](super::TupleV6) to [`FlowV6`](super::FlowV6), an LRU hash.
     pub const CONNTRACK_V6: &str = "conntrack_v6";
+    /// As [`CONNTRACK_V4`], of connections that are not confirmed yet.
+    pub const OPENING_V4: &str = "opening_v4";
+    /// As [`CONNTRACK_V6`], of connections that are not confirmed yet.
+    pub const OPENING_V6: &str = "opening_v6";
     /// The replies of flows whose source is translated, [`TupleV4`](super::TupleV4) to [`FlowV4`](super::FlowV4), a hash:
     /// each entry reserves a port.
     pub const NAT_V4: &str = "nat_v4";

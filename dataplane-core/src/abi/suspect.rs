@@ -36,7 +36,7 @@ macro_rules! suspect {
             pub backend: BackendRef,
             /// Written by whoever looks: a [`Fate`](crate::pipeline::Fate).
             pub fate: u32,
-            /// In which table: 0 conntrack, 1 the reservations.
+            /// In which table: a [`Place`](crate::tables::Place).
             pub place: u32,
         }
     };

@@ -49,6 +49,9 @@ fn rest_after(slice: Duration) -> Duration {
 /// it was condemned.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Entries are moved from here to conntrack and never back, so that none is missed in a round which looks here first.
+const FIRST_PLACE: Place = Place::Opening;
+
 /// What the collector has done since it began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -174,12 +177,7 @@ impl Collector {
         }
         self.revoked.values_mut().for_each(|(_, search)| *search = Search::Clean);
         self.nat.begin();
-        Some(Round {
-            family: IpFamily::V4,
-            place: Place::Conntrack,
-            position: ScanPosition::default(),
-            timed,
-        })
+        Some(Round { family: IpFamily::V4, place: FIRST_PLACE, position: ScanPosition::default(), timed })
     }
 
     fn end(&mut self) {
@@ -194,16 +192,19 @@ impl Collector {
         let at = Moment::of(&*store);
         let behind = match (round.family, round.place) {
             (IpFamily::V4, Place::Conntrack) => self.look::<V4>(store.flows_v4(), &round, &at)?,
+            (IpFamily::V4, Place::Opening) => self.look::<V4>(store.half_open_v4(), &round, &at)?,
             (IpFamily::V4, Place::Nat) => self.look::<V4>(store.reservations_v4(), &round, &at)?,
             (IpFamily::V6, Place::Conntrack) => self.look::<V6>(store.flows_v6(), &round, &at)?,
+            (IpFamily::V6, Place::Opening) => self.look::<V6>(store.half_open_v6(), &round, &at)?,
             (IpFamily::V6, Place::Nat) => self.look::<V6>(store.reservations_v6(), &round, &at)?,
         };
         if let Some(position) = behind {
             return Ok(Some(Round { position, ..round }));
         }
         let next = match (round.family, round.place) {
+            (family, Place::Opening) => (family, Place::Conntrack),
             (family, Place::Conntrack) => (family, Place::Nat),
-            (IpFamily::V4, Place::Nat) => (IpFamily::V6, Place::Conntrack),
+            (IpFamily::V4, Place::Nat) => (IpFamily::V6, FIRST_PLACE),
             (IpFamily::V6, Place::Nat) => return Ok(None),
         };
         Ok(Some(Round { family: next.0, place: next.1, position: ScanPosition::default(), ..round }))

@@ -24,6 +24,8 @@ pub(super) struct MemoryEnvironment<'a> {
     pub(super) tables: &'a MemoryTables,
     pub(super) world: &'a World,
     pub(super) random: u32,
+    /// What every flow hashes to, whatever its tuple, where a backend is chosen.
+    pub(super) choice: Option<u32>,
 }
 
 /// An affinity in memory.
@@ -53,7 +55,7 @@ impl AffinityCell for MemoryAffinity {
 pub(super) struct MemoryEntry<V>(pub(super) Arc<Entry<V>>);
 
 macro_rules! lookup {
-    ($family:ty, $services:ident, $backends:ident, $backend:ident, $conntrack:ident, $nat:ident, $affinity:ident, $fragments:ident, $version:ident) => {
+    ($family:ty, $services:ident, $backends:ident, $backend:ident, $conntrack:ident, $opening:ident, $nat:ident, $affinity:ident, $fragments:ident, $version:ident) => {
         impl Lookup<$family> for MemoryEnvironment<'_> {
             type Entry = MemoryEntry<<$family as Family>::Flow>;
             type Affinity = MemoryAffinity;
@@ -84,6 +86,7 @@ macro_rules! lookup {
                 let table = match place {
                     Place::Conntrack => &self.tables.$conntrack,
                     Place::Nat => &self.tables.$nat,
+                    Place::Opening => &self.tables.$opening,
                 };
                 table.find(tuple).map(MemoryEntry)
             }
@@ -97,6 +100,7 @@ macro_rules! lookup {
                 let table = match place {
                     Place::Conntrack => &self.tables.$conntrack,
                     Place::Nat => &self.tables.$nat,
+                    Place::Opening => &self.tables.$opening,
                 };
                 table.insert_new(tuple, *flow)
             }
@@ -105,6 +109,7 @@ macro_rules! lookup {
                 match place {
                     Place::Conntrack => self.tables.$conntrack.take(tuple),
                     Place::Nat => self.tables.$nat.take(tuple),
+                    Place::Opening => self.tables.$opening.take(tuple),
                 };
             }
 
@@ -181,8 +186,30 @@ macro_rules! lookup {
     };
 }
 
-lookup!(V4, services_v4, backends_v4, BackendV4, conntrack_v4, nat_v4, affinity_v4, fragments_v4, v4);
-lookup!(V6, services_v6, backends_v6, BackendV6, conntrack_v6, nat_v6, affinity_v6, fragments_v6, v6);
+lookup!(
+    V4,
+    services_v4,
+    backends_v4,
+    BackendV4,
+    conntrack_v4,
+    opening_v4,
+    nat_v4,
+    affinity_v4,
+    fragments_v4,
+    v4
+);
+lookup!(
+    V6,
+    services_v6,
+    backends_v6,
+    BackendV6,
+    conntrack_v6,
+    opening_v6,
+    nat_v6,
+    affinity_v6,
+    fragments_v6,
+    v6
+);
 
 impl EventSink for MemoryEnvironment<'_> {
     fn emit<R: EventRecord>(&self, write: impl FnOnce(&mut R, u64)) {
@@ -197,6 +224,14 @@ impl Environment for MemoryEnvironment<'_> {
 
     fn random(&self) -> u32 {
         self.random
+    }
+
+    fn choice_seed(&self) -> u64 {
+        self.tables.config.load(Setting::ChoiceSeed as u32, 0).unwrap_or(0)
+    }
+
+    fn choice<F: Family>(&self, tuple: &F::Tuple) -> u32 {
+        self.choice.unwrap_or_else(|| tuple.hash(self.choice_seed()))
     }
 
     fn setting(&self, setting: Setting) -> u32 {

@@ -86,6 +86,7 @@ pub struct Simulator {
     world: World,
     random: AtomicU64,
     fixed_random: Option<u32>,
+    choice: Option<u32>,
 }
 
 /// What a packet meets beside the tables.
@@ -139,7 +140,7 @@ fn stays_on_link(address: IpAddr) -> bool {
 impl Simulator {
     /// A host with these tables, and nothing else yet.
     pub fn new(tables: Arc<MemoryTables>) -> Self {
-        Self { tables, world: World::default(), random: AtomicU64::new(0), fixed_random: None }
+        Self { tables, world: World::default(), random: AtomicU64::new(0), fixed_random: None, choice: None }
     }
 
     /// The tables.
@@ -200,13 +201,20 @@ impl Simulator {
         self.fixed_random = random;
     }
 
+    /// Makes every flow hash to this number where a service with random choice picks a backend: 0 picks the first entry of its
+    /// list, and [`u32::MAX`] the last. `None` has each tuple hash to its own, as in the kernel.
+    pub fn set_choice(&mut self, choice: Option<u32>) {
+        self.choice = choice;
+    }
+
     /// Runs a frame through the program of one hook of an interface.
     pub fn run(&self, hook: Hook, interface: u32, frame: &[u8]) -> Outcome {
         let own = self.world.interfaces.get(&interface).map_or([0; 6], |interface| interface.mac);
         let mut packet = MemoryPacket::new(frame, hook, interface, MacAddress::new(own));
         let _guard = self.tables.enter();
         let random = self.fixed_random.unwrap_or_else(|| self.next_random());
-        let environment = MemoryEnvironment { tables: &self.tables, world: &self.world, random };
+        let choice = self.choice;
+        let environment = MemoryEnvironment { tables: &self.tables, world: &self.world, random, choice };
         let verdict = process(&mut packet, &environment, &mut Workspaces::default());
         Outcome { verdict, frame: packet.bytes, sent: packet.sent }
     }

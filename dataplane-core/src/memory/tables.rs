@@ -33,10 +33,14 @@ pub struct MemoryTables {
     pub(super) interfaces: Words,
     pub(super) conntrack_v4: Arc<ClockTable<TupleV4, FlowV4>>,
     pub(super) conntrack_v6: Arc<ClockTable<TupleV6, FlowV6>>,
+    pub(super) opening_v4: Arc<ClockTable<TupleV4, FlowV4>>,
+    pub(super) opening_v6: Arc<ClockTable<TupleV6, FlowV6>>,
     pub(super) nat_v4: Arc<ClockTable<TupleV4, FlowV4>>,
     pub(super) nat_v6: Arc<ClockTable<TupleV6, FlowV6>>,
     flows_v4: MemoryFlows<TupleV4, FlowV4>,
     flows_v6: MemoryFlows<TupleV6, FlowV6>,
+    half_open_v4: MemoryFlows<TupleV4, FlowV4>,
+    half_open_v6: MemoryFlows<TupleV6, FlowV6>,
     reservations_v4: MemoryFlows<TupleV4, FlowV4>,
     reservations_v6: MemoryFlows<TupleV6, FlowV6>,
     pub(super) affinity_v4: ClockTable<AffinityKeyV4, AffinityEntry>,
@@ -51,16 +55,22 @@ pub struct MemoryTables {
     packets: RwLock<()>,
 }
 
+/// No secret: in memory what happens once is to happen again.
+const CHOICE_SEED: u64 = 0x243f_6a88_85a3_08d3;
+
 impl MemoryTables {
     /// Empty tables with the default time-outs.
     pub fn new(capacity: Capacity) -> Self {
         let conntrack_v4 = Arc::new(ClockTable::new(map::CONNTRACK_V4, capacity.conntrack));
         let conntrack_v6 = Arc::new(ClockTable::new(map::CONNTRACK_V6, capacity.conntrack));
+        let opening_v4 = Arc::new(ClockTable::new(map::OPENING_V4, capacity.opening));
+        let opening_v6 = Arc::new(ClockTable::new(map::OPENING_V6, capacity.opening));
         let nat_v4 = Arc::new(ClockTable::without_eviction(map::NAT_V4, capacity.nat));
         let nat_v6 = Arc::new(ClockTable::without_eviction(map::NAT_V6, capacity.nat));
         let events = Arc::new(MemoryEvents::default());
         let (flows_v4, reservations_v4) = (reporting(&conntrack_v4, &events), reporting(&nat_v4, &events));
         let (flows_v6, reservations_v6) = (reporting(&conntrack_v6, &events), reporting(&nat_v6, &events));
+        let (half_open_v4, half_open_v6) = (reporting(&opening_v4, &events), reporting(&opening_v6, &events));
         let tables = Self {
             services_v4: Hashed::new(map::SERVICES_V4, capacity.frontend_entries()),
             services_v6: Hashed::new(map::SERVICES_V6, capacity.frontend_entries()),
@@ -72,10 +82,14 @@ impl MemoryTables {
             interfaces: Words::new(map::INTERFACES, INTERFACE_PLACES, 2),
             conntrack_v4,
             conntrack_v6,
+            opening_v4,
+            opening_v6,
             nat_v4,
             nat_v6,
             flows_v4,
             flows_v6,
+            half_open_v4,
+            half_open_v6,
             reservations_v4,
             reservations_v6,
             affinity_v4: ClockTable::new(map::AFFINITY_V4, capacity.affinity),
@@ -93,6 +107,7 @@ impl MemoryTables {
         tables.set_nat_ports(NatPorts::default());
         tables.set_answers_a_second(DEFAULT_ANSWERS_A_SECOND);
         tables.set_addresses(AddressSettings::default());
+        tables.set_choice_seed(CHOICE_SEED);
         tables
     }
 
@@ -125,6 +140,12 @@ impl MemoryTables {
     /// Sets what becomes of packets to virtual addresses that are of no service; it holds from the next packet on.
     pub fn set_addresses(&self, settings: AddressSettings) {
         self.set(Setting::Addresses, settings.word());
+    }
+
+    /// Sets what services with random choice begin their hash with: any number but 0, the same one in each new set of tables
+    /// unless set. Flows that are open stay where they are.
+    pub fn set_choice_seed(&self, seed: u64) {
+        self.set(Setting::ChoiceSeed, seed);
     }
 
     /// Sets the clock: the nanoseconds since an arbitrary start.
@@ -163,6 +184,10 @@ impl Store for MemoryTables {
             conntrack_v6: &*self.conntrack_v6,
             flows_v4: &self.flows_v4,
             flows_v6: &self.flows_v6,
+            opening_v4: &*self.opening_v4,
+            opening_v6: &*self.opening_v6,
+            half_open_v4: &self.half_open_v4,
+            half_open_v6: &self.half_open_v6,
             nat_v4: &*self.nat_v4,
             nat_v6: &*self.nat_v6,
             reservations_v4: &self.reservations_v4,

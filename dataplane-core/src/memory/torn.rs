@@ -112,6 +112,7 @@ fn race(
         slots: 4_000 * SLOT_LINE_WORDS,
         backends: 8_000,
         conntrack: 1 << 16,
+        opening: 1 << 16,
         nat: 8,
         affinity: 8,
         fragments: 8,
@@ -135,6 +136,7 @@ fn race(
                 tables: &tables,
                 world: &world,
                 random: client.wrapping_mul(0x9e37_79b9),
+                choice: None,
             };
             let guard = tables.enter();
             let verdict = run(&mut packet, environment);
@@ -161,7 +163,7 @@ fn race(
         drop(finish);
         readers.into_iter().map(|reader| reader.join().unwrap()).collect()
     });
-    let flows = tables.conntrack_v4().entries().map(Result::unwrap).filter_map(|(tuple, flow)| {
+    let flows = tables.opening_v4().entries().map(Result::unwrap).filter_map(|(tuple, flow)| {
         let reply = flow.flags & FLOW_REPLY != 0;
         let (port, backend) =
             if reply { (flow.source_port, tuple.source) } else { (tuple.destination_port, flow.destination) };
@@ -303,6 +305,10 @@ impl Environment for Torn<'_> {
 
     fn random(&self) -> u32 {
         self.0.random()
+    }
+
+    fn choice_seed(&self) -> u64 {
+        self.0.choice_seed()
     }
 
     fn setting(&self, setting: Setting) -> u32 {

@@ -1,12 +1,22 @@
-//! Table writes: a connection opened, or kept alive.
+//! Table writes: a connection opened, confirmed, or kept alive.
+//!
+//! A connection is opened in [`Place::Opening`], and moved to [`Place::Conntrack`] by the packet that confirms it: so what
+//! forged sources open pushes out nobody who has come through a handshake. Packets look into conntrack first. An entry is
+//! put in there before it is taken out of the other table, so that there is no time at which it is in neither; a packet
+//! that looks into the one before the first step and into the other after the second finds it in neither all the same,
+//! and must look into conntrack once more before it goes by that.
 
 use super::{
-    CloseReason, Direction, DropReason, Environment, Seen, Tick, event::tell_closed, reserve::reserve,
-    seen::is_over, workspace::Workspace,
+    CloseReason, Direction, DropReason, Environment, Seen, Tick,
+    event::tell_closed,
+    reserve::reserve,
+    seen::{is_opening, is_over},
+    workspace::Workspace,
 };
 use crate::{
     abi::StateWord,
     tables::{Family, Flow, FlowEntry, InsertError, Lookup, Place, Tuple},
+    wire::PROTOCOL_TCP,
 };
 
 /// How often a change of a flow's state is tried again when another CPU was faster.
@@ -55,7 +65,7 @@ where
         return insert(work, env, now, seen);
     }
     reserve(work, env, now, seen)?;
-    match Lookup::<F>::insert_flow(env, Place::Conntrack, &work.headers.tuple, &work.flow) {
+    match Lookup::<F>::insert_flow(env, Place::Opening, &work.headers.tuple, &work.flow) {
         Ok(()) => Ok(Opened::Done),
         Err(error) => {
             Lookup::<F>::remove_flow(env, Place::Nat, &work.pair_tuple);
@@ -74,17 +84,24 @@ where
     F: Family,
     E: Environment + Lookup<F>,
 {
-    if let Some(reason) = CloseReason::from_number(work.stale)
-        && let Some(entry) = Lookup::<F>::flow(env, Place::Conntrack, &work.headers.tuple)
-    {
-        if !displace::<F, _>(&entry, work.found.state()) {
-            return None;
-        }
-        remove_other_half::<F, E>(&work.headers.tuple, &work.found, &mut work.pair, env);
-        Lookup::<F>::remove_flow(env, Place::Conntrack, &work.headers.tuple);
-        tell_closed::<F, E>(reason, Direction::Original, &work.headers.tuple, &work.found, now, env);
-    }
     let tuple = &work.headers.tuple;
+    if let Some(reason) = CloseReason::from_number(work.stale) {
+        let place = work.found.place();
+        if let Some(entry) = Lookup::<F>::flow(env, place, tuple) {
+            if !displace::<F, _>(&entry, work.found.state()) {
+                return None;
+            }
+            remove_other_half::<F, E>(tuple, &work.found, &mut work.pair, env);
+            Lookup::<F>::remove_flow(env, place, tuple);
+            tell_closed::<F, E>(reason, Direction::Original, tuple, &work.found, now, env);
+        }
+    } else if tuple.protocol() == PROTOCOL_TCP
+        && !is_opening(tuple.protocol(), work.headers.tcp_flags)
+        && Lookup::<F>::flow(env, Place::Conntrack, tuple).is_some()
+    {
+        // It was moved there while this packet looked for it. Others than TCP were asked about before (`find_flow`).
+        return None;
+    }
     let seen = Seen::of_incarnation(env.random());
     let seen = seen.after(Direction::Original, tuple.protocol(), work.headers.tcp_flags);
     work.flow = work.flow.starting(seen.word(tuple.tag()), now);
@@ -106,7 +123,7 @@ where
         Err(Obstacle::Drop(reason)) => return Err(reason),
         Ok(inserted) => inserted,
     };
-    match Lookup::<F>::insert_flow(env, Place::Conntrack, &work.headers.tuple, &work.flow) {
+    match Lookup::<F>::insert_flow(env, Place::Opening, &work.headers.tuple, &work.flow) {
         Ok(()) => Ok(Opened::Done),
         Err(error) => {
             let ours = work.flow.backend();
@@ -114,7 +131,7 @@ where
             // Where the winner chose the same backend and keeps the source, the entry of the replies is its own too.
             let is_the_winners = work.flow.backend() == ours && !work.flow.is_masqueraded();
             if inserted && (matches!(error, InsertError::Full) || !is_the_winners) {
-                Lookup::<F>::remove_flow(env, Place::Conntrack, &work.pair_tuple);
+                Lookup::<F>::remove_flow(env, Place::Opening, &work.pair_tuple);
             }
             match error {
                 InsertError::Exists => opened,
@@ -135,15 +152,29 @@ where
     F: Family,
     E: Environment + Lookup<F>,
 {
-    if let Some(entry) = Lookup::<F>::flow(env, Place::Conntrack, &work.headers.tuple)
-        && entry.read(work.headers.tuple.tag(), &mut work.found)
-        && !Seen::from(work.found.state()).is_dying()
-        && Lookup::<F>::backend(env, work.found.backend()).is_some()
-    {
+    if winner_in::<F, E>(Place::Conntrack, work, env) || winner_in::<F, E>(Place::Opening, work, env) {
         work.flow = work.found;
         return Ok(Opened::Raced);
     }
     if work.flow.is_masqueraded() { Err(DropReason::Contended) } else { Ok(Opened::Raced) }
+}
+
+/// Copies what another CPU wrote for the packet in the workspace into a table; tells whether it is of use.
+#[inline(always)]
+fn winner_in<F, E>(place: Place, work: &mut Workspace<F>, env: &E) -> bool
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    let tuple = &work.headers.tuple;
+    match Lookup::<F>::flow(env, place, tuple) {
+        Some(entry) => {
+            entry.read(tuple.tag(), &mut work.found)
+                && !Seen::from(work.found.state()).is_dying()
+                && Lookup::<F>::backend(env, work.found.backend()).is_some()
+        }
+        None => false,
+    }
 }
 
 /// Why the entry of the replies could not be put in.
@@ -156,19 +187,48 @@ enum Obstacle {
 
 /// Puts the entry of the replies in, also where that of a connection stands that is over. Tells whether it is ours:
 /// another CPU's, or one whose other half was evicted, may stand there and say the same.
+///
+/// It is put in first, and conntrack is looked at then: a connection that has the same replies, and was in the way of ours
+/// before it was moved, is found there.
 #[inline(always)]
 fn insert_answers<F, E>(work: &mut Workspace<F>, env: &E, now: Tick) -> Result<bool, Obstacle>
 where
     F: Family,
     E: Environment + Lookup<F>,
 {
-    match Lookup::<F>::insert_flow(env, Place::Conntrack, &work.pair_tuple, &work.pair) {
-        Ok(()) => return Ok(true),
+    let ours = match Lookup::<F>::insert_flow(env, Place::Opening, &work.pair_tuple, &work.pair) {
+        Ok(()) => true,
         Err(InsertError::Full) => return Err(Obstacle::Drop(DropReason::ConntrackFull)),
-        Err(InsertError::Exists) => {}
+        Err(InsertError::Exists) => {
+            let cleared = clear_answers(Place::Opening, work, env, now)?;
+            if cleared {
+                match Lookup::<F>::insert_flow(env, Place::Opening, &work.pair_tuple, &work.pair) {
+                    Ok(()) => {}
+                    Err(InsertError::Exists) => return Err(Obstacle::Raced),
+                    Err(InsertError::Full) => return Err(Obstacle::Drop(DropReason::ConntrackFull)),
+                }
+            }
+            cleared
+        }
+    };
+    let conntrack = clear_answers(Place::Conntrack, work, env, now);
+    if ours && conntrack.is_err() {
+        Lookup::<F>::remove_flow(env, Place::Opening, &work.pair_tuple);
     }
-    let Some(entry) = Lookup::<F>::flow(env, Place::Conntrack, &work.pair_tuple) else {
-        return Err(Obstacle::Raced);
+    conntrack?;
+    Ok(ours)
+}
+
+/// Takes the entry of the replies of a connection that is over out of a table, where it stands in the way of that in the
+/// workspace; tells whether nothing is in the way now. What stays says the same.
+#[inline(always)]
+fn clear_answers<F, E>(place: Place, work: &mut Workspace<F>, env: &E, now: Tick) -> Result<bool, Obstacle>
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    let Some(entry) = Lookup::<F>::flow(env, place, &work.pair_tuple) else {
+        return Ok(true);
     };
     if !entry.read(work.pair_tuple.tag(), &mut work.found) {
         return Err(Obstacle::Raced);
@@ -188,18 +248,17 @@ where
     if !displace::<F, _>(&entry, work.found.state()) {
         return Err(Obstacle::Raced);
     }
-    Lookup::<F>::remove_flow(env, Place::Conntrack, &work.pair_tuple);
-    match Lookup::<F>::insert_flow(env, Place::Conntrack, &work.pair_tuple, &work.pair) {
-        Ok(()) => Ok(true),
-        Err(InsertError::Exists) => Err(Obstacle::Raced),
-        Err(InsertError::Full) => Err(Obstacle::Drop(DropReason::ConntrackFull)),
-    }
+    Lookup::<F>::remove_flow(env, place, &work.pair_tuple);
+    Ok(true)
 }
 
 /// Notes what a packet of a known connection shows, in both entries: at once where it changes the connection's state,
 /// else once a second. The other entry is made again where the table evicted it.
+///
+/// The entry is looked up once more for that, so that of those packets that change nothing none carries it along: the
+/// verifier would walk through all that follows once for each table.
 #[inline(always)]
-pub(super) fn refresh<F, E>(work: &mut Workspace<F>, entry: &<E as Lookup<F>>::Entry, env: &E, now: Tick)
+pub(super) fn refresh<F, E>(work: &mut Workspace<F>, env: &E, now: Tick)
 where
     F: Family,
     E: Environment + Lookup<F>,
@@ -211,19 +270,32 @@ where
     if after == before && !aged {
         return;
     }
-    if aged {
-        entry.touch(now);
-    }
+    work.pair_tuple = tuple.answering(&work.flow);
     let ended = before.0 & !after.0;
-    note::<F, _>(entry, work.flow.state(), after, ended);
+    if after.is_confirmed() && !before.is_confirmed() {
+        if !confirm(work, after.of_packets(), env, now) || !work.flow.is_masqueraded() {
+            return;
+        }
+    } else if let Some(entry) = Lookup::<F>::flow(env, work.flow.place(), tuple) {
+        if aged {
+            entry.touch(now);
+        }
+        note::<F, _>(&entry, work.flow.state(), after, ended);
+    }
 
     // What the collector thinks of this entry is not said of the other.
     let after = after.of_packets();
+    let tuple = &work.headers.tuple;
     let place = work.flow.place_of_pair();
-    work.pair_tuple = tuple.answering(&work.flow);
     let tag = work.pair_tuple.tag();
     match Lookup::<F>::flow(env, place, &work.pair_tuple) {
         None => {
+            if matches!(place, Place::Opening)
+                && Lookup::<F>::flow(env, Place::Conntrack, &work.pair_tuple).is_some()
+            {
+                // It was moved there meanwhile.
+                return;
+            }
             work.pair = work.flow.answering(tuple).starting(after.word(tag), now);
             // Where this fails, the next refresh tries again.
             Lookup::<F>::insert_flow(env, place, &work.pair_tuple, &work.pair).unwrap_or(());
@@ -236,6 +308,69 @@ where
                 pair.touch(now);
                 note::<F, _>(&pair, work.pair.state(), after, ended);
             }
+        }
+    }
+}
+
+/// Moves the connection in the workspace, which this packet has brought into the state `seen`, to conntrack: the entry of the
+/// replies first, where it is no reservation, then that of the client's packets. Only then they are taken out of the other
+/// table; see the top of this file. Tells whether they stand in conntrack. Where there is no room they stay where they are,
+/// in the state before, and the next packet tries again.
+#[inline(always)]
+fn confirm<F, E>(work: &mut Workspace<F>, seen: Seen, env: &E, now: Tick) -> bool
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    let Workspace { headers, flow, pair_tuple, pair, found, .. } = work;
+    let tuple = &headers.tuple;
+    let has_answers = !flow.is_masqueraded();
+    if has_answers {
+        *pair = flow.answering(tuple).starting(seen.word(pair_tuple.tag()), now);
+        if !stands::<F, E>(pair_tuple, pair, env) {
+            return false;
+        }
+    }
+    *found = flow.starting(seen.word(tuple.tag()), now);
+    if !stands::<F, E>(tuple, found, env) {
+        return false;
+    }
+    withdraw::<F, E>(tuple, env);
+    if has_answers {
+        withdraw::<F, E>(pair_tuple, env);
+    }
+    true
+}
+
+/// Puts an entry into conntrack; tells whether one stands there now. Another CPU may have been faster.
+#[inline(always)]
+fn stands<F, E>(tuple: &F::Tuple, flow: &F::Flow, env: &E) -> bool
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    !matches!(Lookup::<F>::insert_flow(env, Place::Conntrack, tuple, flow), Err(InsertError::Full))
+}
+
+/// Takes an entry that stands in conntrack by now out of the table of connections that are not confirmed.
+#[inline(always)]
+fn withdraw<F, E>(tuple: &F::Tuple, env: &E)
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    let Some(entry) = Lookup::<F>::flow(env, Place::Opening, tuple) else {
+        return;
+    };
+    for _ in 0..STATE_ATTEMPTS {
+        let state = entry.state();
+        // The element may be another tuple's by now.
+        if state.tag() != tuple.tag() {
+            return;
+        }
+        if displace::<F, _>(&entry, state) {
+            Lookup::<F>::remove_flow(env, Place::Opening, tuple);
+            return;
         }
     }
 }

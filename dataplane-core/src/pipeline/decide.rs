@@ -4,7 +4,7 @@ use super::{
     Backend, CloseReason, DropReason, Environment, Headers, Hook, PassReason, Seen, Tick, Verdict,
     affinity::{Visit, recall, remember},
     port_range::PortRange,
-    seen::{is_opening, is_over},
+    seen::{is_of_another, is_opening, is_over},
     workspace::Workspace,
 };
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
         SLOT_LINE_WORDS, SLOT_SEED_WORD, ServiceRef, ServiceWord, SlotHeader,
     },
     tables::{Family, Flow, FlowEntry, Lookup, Place, Tuple},
-    wire::Be16,
+    wire::{Be16, PROTOCOL_TCP},
 };
 
 /// Which way a packet of a connection goes.
@@ -26,7 +26,7 @@ pub enum Direction {
 }
 
 /// What is to happen to a packet.
-pub(super) enum Decision<Entry> {
+pub(super) enum Decision {
     /// It is not translated.
     Verdict(Verdict),
     /// It is of no flow and of no service.
@@ -34,7 +34,7 @@ pub(super) enum Decision<Entry> {
     /// It is dropped by the frontend of this index.
     Refuse(DropReason, u32),
     /// It belongs to a connection that we know; its flow is in the workspace.
-    Known(Entry),
+    Known,
     /// It opens a connection, whose flow is in the workspace. Where the workspace's `stale` is not 0 an entry stands in its way:
     /// that connection is over, or its backend gone; `found` is its flow.
     New,
@@ -44,26 +44,28 @@ pub(super) enum Decision<Entry> {
 
 const NOT_OURS: Verdict = Verdict::Pass(PassReason::NoService);
 
-/// Decides about the packet in the workspace, which passes `hook` at `now`.
+/// Decides about the packet in the workspace, which passes `hook` at `now`. `malformed`: what one is dropped for whose
+/// transport header contradicts itself.
 #[inline(always)]
 pub(super) fn decide<F, E>(
     work: &mut Workspace<F>,
     env: &E,
     hook: Hook,
     now: Tick,
-) -> Decision<<E as Lookup<F>>::Entry>
+    malformed: DropReason,
+) -> Decision
 where
     F: Family,
     E: Environment + Lookup<F>,
 {
     let headers = &work.headers;
     work.stale = 0;
-    if let Some(entry) = find_flow::<F, E>(headers, &mut work.flow, env, hook) {
+    if find_flow::<F, E>(headers, &mut work.flow, env, hook) {
         match judge(&work.flow, headers, env, hook, now) {
             Judgement::Use if !headers.consistent => {
-                return Decision::Refuse(DropReason::Malformed, work.flow.frontend());
+                return Decision::Refuse(malformed, work.flow.frontend());
             }
-            Judgement::Use => return Decision::Known(entry),
+            Judgement::Use => return Decision::Known,
             Judgement::Ignore => return Decision::Verdict(NOT_OURS),
             Judgement::Replace(reason) => {
                 work.found = work.flow;
@@ -78,7 +80,10 @@ where
         return Decision::NoService;
     };
     if !headers.consistent {
-        return Decision::Refuse(DropReason::Malformed, frontend);
+        return Decision::Refuse(malformed, frontend);
+    }
+    if is_of_another(headers.tuple.protocol(), headers.tcp_flags) {
+        return Decision::Refuse(DropReason::NoFlow, frontend);
     }
     let header = SlotHeader(Lookup::<F>::slot(env, list).unwrap_or(0));
     if header.flags() & LIST_AFFINITY != 0 {
@@ -100,11 +105,7 @@ where
 ///
 /// What comes of it is as of [`decide`].
 #[inline(always)]
-pub(super) fn choose_by_affinity<F, E>(
-    work: &mut Workspace<F>,
-    env: &E,
-    now: Tick,
-) -> Decision<<E as Lookup<F>>::Entry>
+pub(super) fn choose_by_affinity<F, E>(work: &mut Workspace<F>, env: &E, now: Tick) -> Decision
 where
     F: Family,
     E: Environment + Lookup<F>,
@@ -152,31 +153,51 @@ where
     Some(())
 }
 
-/// Finds the entry of a packet and copies its flow. One lookup for every flow but those of clients that talk to a port of
-/// the reserved range.
+/// Finds the entry of a packet and copies its flow; tells whether there is one. One lookup for every flow that is confirmed,
+/// but those of clients that talk to a port of the reserved range.
+///
+/// An entry that is being moved to conntrack is put in there before it is taken out of the other table. So whoever looks
+/// there first, and then here, may find neither while it is moved in between, and finds it where he looks there again.
+/// Who may be such a one looks again: a reply, which would leave as it came. TCP has just one kind of reply to a
+/// connection that is not confirmed, since nobody answers before what confirms it has been sent on. A client's packet is
+/// asked about once more before it opens anything (`begin` in `commit.rs`).
 #[inline(always)]
-fn find_flow<F, E>(
-    headers: &Headers<F>,
-    flow: &mut F::Flow,
-    env: &E,
-    hook: Hook,
-) -> Option<<E as Lookup<F>>::Entry>
+fn find_flow<F, E>(headers: &Headers<F>, flow: &mut F::Flow, env: &E, hook: Hook) -> bool
 where
     F: Family,
     E: Environment + Lookup<F>,
 {
     let tuple = &headers.tuple;
     let tag = tuple.tag();
+    let protocol = tuple.protocol();
     // Who answers a masqueraded flow answers this host, whose own packets are not answers to it.
     if !matches!(hook, Hook::Egress)
         && PortRange::of(env).contains(tuple.destination_port())
         && let Some(entry) = Lookup::<F>::flow(env, Place::Nat, tuple)
         && entry.read(tag, flow)
     {
-        return Some(entry);
+        return true;
     }
-    let entry = Lookup::<F>::flow(env, Place::Conntrack, tuple)?;
-    entry.read(tag, flow).then_some(entry)
+    if read_flow::<F, E>(env, Place::Conntrack, tuple, tag, flow)
+        || read_flow::<F, E>(env, Place::Opening, tuple, tag, flow)
+    {
+        return true;
+    }
+    let may_be_moved = protocol != PROTOCOL_TCP || is_of_another(protocol, headers.tcp_flags);
+    may_be_moved && read_flow::<F, E>(env, Place::Conntrack, tuple, tag, flow)
+}
+
+/// Copies the flow of a tuple; tells whether there is one.
+#[inline(always)]
+fn read_flow<F, E>(env: &E, place: Place, tuple: &F::Tuple, tag: u32, flow: &mut F::Flow) -> bool
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    match Lookup::<F>::flow(env, place, tuple) {
+        Some(entry) => entry.read(tag, flow),
+        None => false,
+    }
 }
 
 /// Puts the flow of the workspace's tuple there, without a write: what an ICMP error shows is nobody's life.
@@ -190,7 +211,7 @@ where
     E: Environment + Lookup<F>,
 {
     let headers = &work.headers;
-    if find_flow::<F, E>(headers, &mut work.flow, env, hook).is_some()
+    if find_flow::<F, E>(headers, &mut work.flow, env, hook)
         && matches!(judge(&work.flow, headers, env, hook, now), Judgement::Use)
     {
         return Ok(());
@@ -288,7 +309,9 @@ where
     Some((found.index(), word.base().wrapping_mul(SLOT_LINE_WORDS)))
 }
 
-/// Picks a backend from a list with this header: at random, or by the flow's place in the Maglev table.
+/// Picks a backend from a list with this header, by a hash of the tuple: an entry at once, or by the flow's place in the Maglev
+/// table. So a flow whose entry was pushed out comes to the same backend again, as long as the list stands. What the hash
+/// begins with is the list's own for Maglev, so that hosts agree, and else a secret, so that no client can choose.
 #[inline(always)]
 fn pick<F, E>(tuple: &F::Tuple, list: u32, header: SlotHeader, env: &E) -> Option<BackendRef>
 where
@@ -301,7 +324,7 @@ where
     }
     let first = list.wrapping_add(SLOT_HEADER_WORDS);
     let pick = if header.table() == 0 {
-        spread(env.random(), entries)
+        spread(env.choice::<F>(tuple), entries)
     } else {
         let seed = Lookup::<F>::slot(env, list.wrapping_add(SLOT_SEED_WORD))?;
         let place = spread(tuple.hash(seed), header.table());

@@ -3,7 +3,7 @@
 use super::{AnswerBudget, EventSink, Hook, Routes, Tick, VerdictNumber};
 use crate::{
     abi::{BACKEND_DRAINING, BACKEND_LOCAL, BackendV4, BackendV6, InterfaceEntry, ServiceCounters, Setting},
-    tables::{Family, Lookup, V4, V6},
+    tables::{Family, Lookup, Tuple, V4, V6},
     wire::Be16,
 };
 
@@ -14,6 +14,15 @@ pub trait Environment: Lookup<V4> + Lookup<V6> + Routes<V4> + Routes<V6> + Event
 
     /// A random number, evenly spread over all 32 bits.
     fn random(&self) -> u32;
+
+    /// What the hash begins with by which services with random choice pick a backend; nobody outside knows it.
+    fn choice_seed(&self) -> u64;
+
+    /// Which backend of a service with random choice a tuple is for: evenly spread over all 32 bits, and the same each time.
+    #[inline(always)]
+    fn choice<F: Family>(&self, tuple: &F::Tuple) -> u32 {
+        tuple.hash(self.choice_seed())
+    }
 
     /// A value of the configuration; 0 where it is not set.
     fn setting(&self, setting: Setting) -> u32;

@@ -144,22 +144,18 @@ where
     E: Environment + Lookup<F> + Routes<F>,
 {
     let now = env.now();
-    let decision = decide(work, env, packet.hook(), now);
+    let malformed =
+        if part.is_some_and(|part| part.tiny) { DropReason::TinyFragment } else { DropReason::Malformed };
+    let decision = decide(work, env, packet.hook(), now, malformed);
     if let Some(part) = part {
         match decision {
             Decision::Verdict(_) | Decision::NoService => fragment::supersede(part, &work.headers, env, now),
             Decision::Refuse(..) => {}
-            Decision::Known(_) | Decision::New | Decision::NewWithAffinity => {
+            Decision::Known | Decision::New | Decision::NewWithAffinity => {
                 fragment::note(part, &work.headers, env, now)
             }
         }
     }
-    let decision = match decision {
-        Decision::Refuse(DropReason::Malformed, frontend) if part.is_some_and(|part| part.tiny) => {
-            Decision::Refuse(DropReason::TinyFragment, frontend)
-        }
-        decision => decision,
-    };
     go_on(decision, packet, env, work, link, now)
 }
 
@@ -179,7 +175,7 @@ where
 /// Does what was decided.
 #[inline(always)]
 fn go_on<F, P, E>(
-    decision: Decision<<E as Lookup<F>>::Entry>,
+    decision: Decision,
     packet: &mut P,
     env: &E,
     work: &mut Workspace<F>,
@@ -195,8 +191,8 @@ where
         Decision::Verdict(verdict) => return Step::done(verdict),
         Decision::NoService => return Step::done(address::without_service(packet, env, work)),
         Decision::Refuse(reason, frontend) => Err(refuse(env, packet.hook(), reason, frontend).into()),
-        Decision::Known(entry) => {
-            commit::refresh(work, &entry, env, now);
+        Decision::Known => {
+            commit::refresh(work, env, now);
             send(packet, env, work, link)
         }
         Decision::NewWithAffinity => return Step::Next(F::AFFINITY),

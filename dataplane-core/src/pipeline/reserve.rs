@@ -57,13 +57,11 @@ where
     let mut search = Search { work, env, now, seen, ports, place, stride, outcome: TAKEN, second: 0 };
     env.repeat(probes, &mut search);
     let Search { work, outcome, second, .. } = search;
-    match outcome {
-        RESERVED => return Ok(()),
-        FULL => return Err(DropReason::NatFull),
-        _ => {}
+    if outcome == RESERVED {
+        return Ok(());
     }
     if second == 0 {
-        return Err(DropReason::NatExhausted);
+        return Err(if outcome == FULL { DropReason::NatFull } else { DropReason::NatExhausted });
     }
     work.pair_tuple.set_destination_port(Be16(second as u16));
     take_from(work, env, now);
@@ -100,7 +98,7 @@ struct Search<'a, F: Family, E> {
     /// Where in the range the next look is, and how far from there the one after it.
     place: u32,
     stride: u32,
-    /// [`TAKEN`], [`RESERVED`] or [`FULL`].
+    /// [`TAKEN`], [`RESERVED`] or [`FULL`], which it stays.
     outcome: u32,
     /// A port whose flow can be done without, in the network's order; 0: none.
     second: u32,
@@ -110,8 +108,16 @@ struct Search<'a, F: Family, E> {
 const TAKEN: u32 = 0;
 /// The workspace's tuple is reserved.
 const RESERVED: u32 = 1;
-/// There is no room for another reservation.
+/// There is no room for another reservation: only a port will do whose flow can be done without.
 const FULL: u32 = 2;
+
+impl<F: Family, E> Search<'_, F, E> {
+    /// Whether looking on would find nothing better.
+    #[inline(always)]
+    fn is_over(&self) -> bool {
+        self.outcome == RESERVED || (self.outcome == FULL && self.second != 0)
+    }
+}
 
 impl<F, E> Steps for Search<'_, F, E>
 where
@@ -128,9 +134,9 @@ where
             if use_of::<F, E>(&entry, work.pair_tuple.protocol(), *env, *now) == PortUse::Dispensable {
                 self.second = port.0.into();
             }
-            return false;
+            return self.is_over();
         }
-        if Lookup::<F>::is_bound(*env, &work.pair_tuple) {
+        if self.outcome == FULL || Lookup::<F>::is_bound(*env, &work.pair_tuple) {
             return false;
         }
         self.outcome = match insert(work, *env, *now, *seen) {
@@ -139,7 +145,7 @@ where
             // Another CPU was faster.
             Err(InsertError::Exists) => return false,
         };
-        true
+        self.is_over()
     }
 }
 

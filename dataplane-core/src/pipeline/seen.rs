@@ -18,7 +18,8 @@ pub struct Seen(pub u32);
 impl Seen {
     /// The backend answered.
     pub const REPLIED: u32 = 1;
-    /// The client went on after the answer: it is no forged source.
+    /// The client went on after the answer, and not by a reset, which is what a host says to an answer that it did not ask for:
+    /// it is no forged source. From then on the entries stand in [`Place::Conntrack`](crate::tables::Place::Conntrack).
     pub const CONFIRMED: u32 = 2;
     /// The client sent a FIN.
     pub const CLIENT_FIN: u32 = 4;
@@ -42,7 +43,7 @@ impl Seen {
         let mut bits = self.0;
         match direction {
             Direction::Original => {
-                if bits & Self::REPLIED != 0 && tcp_flags & TCP_SYN == 0 {
+                if bits & Self::REPLIED != 0 && tcp_flags & (TCP_SYN | TCP_RST) == 0 {
                     bits |= Self::CONFIRMED;
                 }
             }
@@ -149,6 +150,13 @@ impl From<StateWord> for Seen {
 #[inline(always)]
 pub(super) const fn is_opening(protocol: u8, tcp_flags: u8) -> bool {
     protocol == PROTOCOL_TCP && tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+}
+
+/// Whether a packet answers or ends a connection, and so can't be the first of one.
+#[inline(always)]
+pub(super) const fn is_of_another(protocol: u8, tcp_flags: u8) -> bool {
+    let answers = tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN | TCP_ACK;
+    protocol == PROTOCOL_TCP && (answers || tcp_flags & TCP_RST != 0)
 }
 
 /// So much longer than its flow lasts the reservation of its port, in ticks: who finds the flow alive may rely on the port.

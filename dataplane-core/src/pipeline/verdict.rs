@@ -173,6 +173,8 @@ reasons! {
         NoPort = 47 "no-port",
         /// The first part of a packet that is ours lacks a part of its transport header (RFC 1858).
         TinyFragment = 48 "tiny-fragment",
+        /// It is a reset, or a SYN with an ACK, of no flow: it opens none.
+        NoFlow = 49 "no-flow",
     }
 }
 

@@ -96,17 +96,25 @@ pub trait Tuple<F: Family>: Sized {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Place {
-    /// Conntrack: clients' packets, and replies of flows that keep their source. The oldest ones go when it is full.
+    /// Conntrack: clients' packets, and replies of flows that keep their source, of connections that are confirmed. The
+    /// oldest ones go when it is full.
     Conntrack = 0,
     /// The reservations: replies of flows whose source is translated. Nothing goes before its time.
     Nat = 1,
+    /// As [`Conntrack`](Self::Conntrack), of connections that are not confirmed: whoever sent their first packet may have forged
+    /// its source.
+    Opening = 2,
 }
 
 impl Place {
     /// The place of this number.
     #[inline(always)]
     pub const fn from_number(number: u32) -> Self {
-        if number == Self::Nat as u32 { Self::Nat } else { Self::Conntrack }
+        match number {
+            1 => Self::Nat,
+            2 => Self::Opening,
+            _ => Self::Conntrack,
+        }
     }
 }
 
@@ -161,13 +169,24 @@ pub trait Flow<F: Family>: Sized {
     fn is_reservation(&self) -> bool {
         self.is_masqueraded() && matches!(self.direction(), Direction::Reply)
     }
+    /// Where an entry in this state stands that is no reservation. Entries change places when they are confirmed, and never
+    /// back: none in [`Place::Opening`] says that it is confirmed, and all in [`Place::Conntrack`] do.
+    #[inline(always)]
+    fn place_by_state(&self) -> Place {
+        if Seen::from(self.state()).is_confirmed() { Place::Conntrack } else { Place::Opening }
+    }
+    /// Where the entry itself stands.
+    #[inline(always)]
+    fn place(&self) -> Place {
+        if self.is_reservation() { Place::Nat } else { self.place_by_state() }
+    }
     /// Where the entry of the other direction stands.
     #[inline(always)]
     fn place_of_pair(&self) -> Place {
         if self.is_masqueraded() && matches!(self.direction(), Direction::Original) {
             Place::Nat
         } else {
-            Place::Conntrack
+            self.place_by_state()
         }
     }
 }

@@ -95,12 +95,12 @@ pub trait Store: Send + Sync + 'static {
         self.tables().interfaces
     }
 
-    /// IPv4 connections.
+    /// IPv4 connections that are confirmed.
     fn conntrack_v4(&self) -> &dyn HashTable<TupleV4, FlowV4> {
         self.tables().conntrack_v4
     }
 
-    /// IPv6 connections.
+    /// IPv6 connections that are confirmed.
     fn conntrack_v6(&self) -> &dyn HashTable<TupleV6, FlowV6> {
         self.tables().conntrack_v6
     }
@@ -113,6 +113,26 @@ pub trait Store: Send + Sync + 'static {
     /// IPv6 connections, as the collector sees them.
     fn flows_v6(&self) -> &dyn FlowTable<TupleV6, FlowV6> {
         self.tables().flows_v6
+    }
+
+    /// IPv4 connections that are not confirmed yet.
+    fn opening_v4(&self) -> &dyn HashTable<TupleV4, FlowV4> {
+        self.tables().opening_v4
+    }
+
+    /// IPv6 connections that are not confirmed yet.
+    fn opening_v6(&self) -> &dyn HashTable<TupleV6, FlowV6> {
+        self.tables().opening_v6
+    }
+
+    /// IPv4 connections that are not confirmed yet, as the collector sees them.
+    fn half_open_v4(&self) -> &dyn FlowTable<TupleV4, FlowV4> {
+        self.tables().half_open_v4
+    }
+
+    /// IPv6 connections that are not confirmed yet, as the collector sees them.
+    fn half_open_v6(&self) -> &dyn FlowTable<TupleV6, FlowV6> {
+        self.tables().half_open_v6
     }
 
     /// Replies of IPv4 connections whose source is translated.
@@ -187,14 +207,22 @@ pub struct Tables<'a> {
     pub config: &'a dyn WordArray,
     /// [`InterfaceEntry`](crate::abi::InterfaceEntry)s; two words wide.
     pub interfaces: &'a dyn WordArray,
-    /// IPv4 connections.
+    /// IPv4 connections that are confirmed.
     pub conntrack_v4: &'a dyn HashTable<TupleV4, FlowV4>,
-    /// IPv6 connections.
+    /// IPv6 connections that are confirmed.
     pub conntrack_v6: &'a dyn HashTable<TupleV6, FlowV6>,
     /// IPv4 connections, as the collector sees them.
     pub flows_v4: &'a dyn FlowTable<TupleV4, FlowV4>,
     /// IPv6 connections, as the collector sees them.
     pub flows_v6: &'a dyn FlowTable<TupleV6, FlowV6>,
+    /// IPv4 connections that are not confirmed yet.
+    pub opening_v4: &'a dyn HashTable<TupleV4, FlowV4>,
+    /// IPv6 connections that are not confirmed yet.
+    pub opening_v6: &'a dyn HashTable<TupleV6, FlowV6>,
+    /// IPv4 connections that are not confirmed yet, as the collector sees them.
+    pub half_open_v4: &'a dyn FlowTable<TupleV4, FlowV4>,
+    /// IPv6 connections that are not confirmed yet, as the collector sees them.
+    pub half_open_v6: &'a dyn FlowTable<TupleV6, FlowV6>,
     /// Replies of IPv4 connections whose source is translated.
     pub nat_v4: &'a dyn HashTable<TupleV4, FlowV4>,
     /// Replies of IPv6 connections whose source is translated.

@@ -54,7 +54,7 @@ impl Story {
     }
 
     fn sends(&mut self, frame: &Frame, random: Option<u32>) -> &'static str {
-        self.host.simulator.set_random(random);
+        self.host.simulator.set_choice(random);
         let outcome = self.host.client_sends(frame);
         assert_eq!(outcome.verdict, Verdict::Forward);
         let destination = Dissected::of(&outcome.frame).unwrap().destination;
@@ -217,7 +217,7 @@ fn each_backend_of_a_long_list_is_found_in_it() {
                 let opens = |story: &mut Story, random| {
                     story.next_port += 1;
                     let frame = tcp(&client.replace("40000", &story.next_port.to_string()), V4.service, SYN);
-                    story.host.simulator.set_random(random);
+                    story.host.simulator.set_choice(random);
                     story.host.client_sends(&frame)
                 };
                 opens(&mut story, Some(random));

@@ -139,9 +139,9 @@ fn a_syn_on_a_closed_connection_chooses_anew() {
             let frame = tcp(cast.client, cast.service, flags);
             assert_forwarded(&host.client_sends(&frame), &frame, cast.client, to);
         };
-        host.simulator.set_random(FIRST);
+        host.simulator.set_choice(FIRST);
         send(&host, SYN, cast.backend);
-        host.simulator.set_random(LAST);
+        host.simulator.set_choice(LAST);
         send(&host, SYN, cast.backend); // open: a retransmission stays where it is
         host.backend_sends(&tcp(cast.backend, cast.client, SYN | ACK));
         send(&host, FIN | ACK, cast.backend);
@@ -165,7 +165,7 @@ fn a_forged_reset_moves_no_connection_that_goes_on() {
         host.client_sends(&tcp(cast.client, cast.service, SYN));
         host.backend_sends(&tcp(cast.backend, cast.client, SYN | ACK));
         host.client_sends(&tcp(cast.client, cast.service, ACK));
-        host.simulator.set_random(LAST);
+        host.simulator.set_choice(LAST);
         for goes_on in [true, false] {
             host.client_sends(&tcp(cast.client, cast.service, RST));
             host.pass(Duration::from_secs(1));
@@ -188,7 +188,7 @@ fn new_connections_are_spread_over_the_list() {
     let mut host = Host::new();
     let (one, other) = (host.backend(V4.backend), host.backend(V4.other_backend));
     host.service(V4.service, UDP, &[one, other, other, other]);
-    host.simulator.set_random(None);
+    host.simulator.set_choice(None);
     let mut hits = 0;
     const FLOWS: u32 = 400;
     for port in 1..=FLOWS {
@@ -225,7 +225,7 @@ fn a_maglev_table_says_where_a_flow_goes() {
         let backends = [host.backend(cast.backend), host.backend(cast.other_backend)];
         let service = host.service(cast.service, TCP, &[]);
         host.point_by_maglev(service, &backends, &TABLE, seed);
-        host.simulator.set_random(None);
+        host.simulator.set_choice(None);
         let mut seen = [0; TABLE.len()];
         for port in 1..=300 {
             let client = cast.client.replace("40000", &port.to_string());

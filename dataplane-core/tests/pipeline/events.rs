@@ -64,6 +64,8 @@ fn collect(host: &Host) {
     }
     look!(conntrack_v4, flows_v4);
     look!(conntrack_v6, flows_v6);
+    look!(opening_v4, half_open_v4);
+    look!(opening_v6, half_open_v6);
     look!(nat_v4, reservations_v4);
     look!(nat_v6, reservations_v6);
 }
@@ -275,13 +277,13 @@ fn drops_are_told_of_up_to_the_limit() {
             format!("dropped tcp {client} > {service} at ingress of interface 2: no-backend, and told so");
         assert_eq!(texts(&host), vec![answered; 3]);
         assert_eq!(host.simulator.tables().events().losses(), EventLosses::new(0, 2));
-        // A reset is not answered; and after a second there may be as many again.
+        // A reset opens nothing, whoever serves; and after a second there may be as many again.
         host.pass(Duration::from_secs(2));
         host.client_sends(&tcp(client, service, RST));
         match told(&host)[..] {
             [Event::Dropped(dropped)] => {
-                assert_eq!((dropped.reason, dropped.answered), (DropReason::NoBackend, false));
-                assert_eq!((dropped.hook, dropped.zone), (Hook::Ingress, 0));
+                assert_eq!((dropped.reason, dropped.answered), (DropReason::NoFlow, false));
+                assert_eq!((dropped.hook, dropped.zone), (Hook::Xdp, 0));
                 assert_eq!(dropped.time, Duration::from_secs(1002));
             }
             ref other => panic!("{other:?}"),

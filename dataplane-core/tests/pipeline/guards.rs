@@ -100,18 +100,18 @@ fn the_same_tuple_in_two_zones_is_two_connections() {
     assert_eq!(host.simulator.run(Hook::Ingress, 9, &towards_front(&syn())).verdict, Verdict::Forward);
     assert_eq!((host.counters(service).flows, host.entries()), (2, 4));
     let zones: HashSet<_> =
-        host.simulator.tables().conntrack_v4().entries().map(|entry| entry.unwrap().0.zone).collect();
+        host.simulator.tables().opening_v4().entries().map(|entry| entry.unwrap().0.zone).collect();
     assert_eq!(zones, HashSet::from([0, 7]));
 }
 
 /// The only connection's entry of one direction.
 fn half(host: &Host, replies: bool) -> (TupleV4, FlowV4) {
-    let entries: Vec<_> = host.simulator.tables().conntrack_v4().entries().map(Result::unwrap).collect();
+    let entries: Vec<_> = host.simulator.tables().opening_v4().entries().map(Result::unwrap).collect();
     *entries.iter().find(|(_, flow)| (flow.flags & FLOW_REPLY != 0) == replies).unwrap()
 }
 
 fn put(host: &Host, (tuple, flow): &(TupleV4, FlowV4)) {
-    host.simulator.tables().conntrack_v4().insert(tuple, flow).unwrap();
+    host.simulator.tables().opening_v4().insert(tuple, flow).unwrap();
 }
 
 /// Another connection's replies may stand where this one's did.
@@ -197,7 +197,7 @@ fn racing_packets_of_one_connection_agree() {
         routes.insert_neighbor(OTHER_BACK, other_backend.ip(), [2, 0, 0, 0, 2, 3]);
         let backends = [host.backend(V4.backend), host.backend(V4.other_backend)];
         let service = host.service(V4.service, TCP, &backends);
-        host.simulator.set_random(None);
+        host.simulator.set_choice(None);
         let mut frame = syn();
         frame.source.set_port(1024 + round);
         let barrier = Barrier::new(THREADS);
@@ -233,7 +233,7 @@ fn without_room_for_a_connection_the_packet_is_dropped_by_name() {
     };
     use dataplane_testkit::fill::Filler;
 
-    let tables = std::sync::Arc::new(MemoryTables::new(Capacity { conntrack: 0, ..Capacity::small() }));
+    let tables = std::sync::Arc::new(MemoryTables::new(Capacity { opening: 0, ..Capacity::small() }));
     let mut filler = Filler::default();
     let backend = filler.backend(&*tables, V4.backend.parse().unwrap(), false).unwrap();
     let service = filler.service(&*tables, V4.service.parse().unwrap(), TCP, &[backend]).unwrap();

@@ -72,6 +72,7 @@ impl Host {
             routes.insert_neighbor(BACK, address(cast.other_backend), BACKEND_MAC);
         }
         simulator.set_random(Some(0));
+        simulator.set_choice(Some(0));
         let mut host = Self { simulator, filler: Filler::default(), now: Duration::ZERO };
         host.pass(Duration::from_secs(1000));
         host
@@ -152,25 +153,33 @@ impl Host {
         self.simulator.tables().counters().service(service.index).unwrap()
     }
 
-    /// How many conntrack entries there are, of both families.
-    pub fn entries(&self) -> u32 {
+    /// How many entries of connections there are, of both families: confirmed, and not confirmed.
+    pub fn places(&self) -> [u32; 2] {
         let tables = self.simulator.tables();
-        tables.conntrack_v4().fill().unwrap() + tables.conntrack_v6().fill().unwrap()
+        let confirmed = tables.conntrack_v4().fill().unwrap() + tables.conntrack_v6().fill().unwrap();
+        [confirmed, tables.opening_v4().fill().unwrap() + tables.opening_v6().fill().unwrap()]
+    }
+
+    /// How many entries of connections there are, of both families, in either place.
+    pub fn entries(&self) -> u32 {
+        self.places().into_iter().sum()
     }
 
     /// Evicts one half of every connection.
     pub fn evict(&self, replies: bool) {
         let tables = self.simulator.tables();
-        for entry in tables.conntrack_v4().entries() {
-            let (tuple, flow) = entry.unwrap();
-            if (flow.flags & FLOW_REPLY != 0) == replies {
-                assert!(tables.conntrack_v4().remove(&tuple).unwrap());
+        for table in [tables.conntrack_v4(), tables.opening_v4()] {
+            for (tuple, flow) in table.entries().map(Result::unwrap) {
+                if (flow.flags & FLOW_REPLY != 0) == replies {
+                    assert!(table.remove(&tuple).unwrap());
+                }
             }
         }
-        for entry in tables.conntrack_v6().entries() {
-            let (tuple, flow) = entry.unwrap();
-            if (flow.flags & FLOW_REPLY != 0) == replies {
-                assert!(tables.conntrack_v6().remove(&tuple).unwrap());
+        for table in [tables.conntrack_v6(), tables.opening_v6()] {
+            for (tuple, flow) in table.entries().map(Result::unwrap) {
+                if (flow.flags & FLOW_REPLY != 0) == replies {
+                    assert!(table.remove(&tuple).unwrap());
+                }
             }
         }
     }

@@ -225,6 +225,11 @@ impl Environment for Kernel {
     }
 
     #[inline(always)]
+    fn choice_seed(&self) -> u64 {
+        maps::setting(Setting::ChoiceSeed as u32).unwrap_or(0)
+    }
+
+    #[inline(always)]
     fn setting(&self, setting: Setting) -> u32 {
         maps::setting(setting as u32).unwrap_or(0) as u32
     }

@@ -33,6 +33,7 @@ const FRONTENDS: usize = 1 << 16;
 const SLOT_WORDS: usize = 1 << 20;
 const BACKENDS: usize = 1 << 16;
 const FLOWS: usize = 1 << 18;
+const OPENING: usize = 1 << 16;
 const RESERVATIONS: usize = 1 << 17;
 const CLIENTS: usize = 1 << 16;
 const DATAGRAMS: usize = 1 << 14;
@@ -59,6 +60,10 @@ static BACKENDS_V6: Array<[u64; 4], BACKENDS, MAPPED> = Array::new();
 static CONNTRACK_V4: LruHashMap<TupleV4, FlowV4, FLOWS> = LruHashMap::new();
 #[btf_map(name = "conntrack_v6")]
 static CONNTRACK_V6: LruHashMap<TupleV6, FlowV6, FLOWS> = LruHashMap::new();
+#[btf_map(name = "opening_v4")]
+static OPENING_V4: LruHashMap<TupleV4, FlowV4, OPENING> = LruHashMap::new();
+#[btf_map(name = "opening_v6")]
+static OPENING_V6: LruHashMap<TupleV6, FlowV6, OPENING> = LruHashMap::new();
 #[btf_map(name = "nat_v4")]
 static NAT_V4: HashMap<TupleV4, FlowV4, RESERVATIONS> = HashMap::new();
 #[btf_map(name = "nat_v6")]
@@ -405,7 +410,7 @@ impl AffinityCell for Affinity {
 
 /// The maps of one family.
 macro_rules! family {
-    ($module:ident, $services:ident, $service_key:ty, $backends:ident, $backend:ty, $conntrack:ident, $nat:ident, $affinity:ident, $affinity_key:ty, $tuple:ty,
+    ($module:ident, $services:ident, $service_key:ty, $backends:ident, $backend:ty, $conntrack:ident, $opening:ident, $nat:ident, $affinity:ident, $affinity_key:ty, $tuple:ty,
      $flow:ident, $fragments:ident, $fragment_key:ty, $suspects:ident, $suspect:ident) => {
         pub mod $module {
             use super::*;
@@ -434,6 +439,7 @@ macro_rules! family {
                 let found = match place {
                     Place::Conntrack => $conntrack.get_ptr_mut(tuple),
                     Place::Nat => $nat.get_ptr_mut(tuple),
+                    Place::Opening => $opening.get_ptr_mut(tuple),
                 };
                 found.map(Entry)
             }
@@ -443,6 +449,7 @@ macro_rules! family {
                 inserted(match place {
                     Place::Conntrack => $conntrack.insert(tuple, flow, NO_EXIST),
                     Place::Nat => $nat.insert(tuple, flow, NO_EXIST),
+                    Place::Opening => $opening.insert(tuple, flow, NO_EXIST),
                 })
             }
 
@@ -467,6 +474,7 @@ macro_rules! family {
                 let removed = match place {
                     Place::Conntrack => $conntrack.remove(tuple),
                     Place::Nat => $nat.remove(tuple),
+                    Place::Opening => $opening.remove(tuple),
                 };
                 // The only way to fail is that it is gone.
                 removed.unwrap_or(());
@@ -548,6 +556,7 @@ family!(
     BACKENDS_V4,
     BackendV4,
     CONNTRACK_V4,
+    OPENING_V4,
     NAT_V4,
     AFFINITY_V4,
     AffinityKeyV4,
@@ -565,6 +574,7 @@ family!(
     BACKENDS_V6,
     BackendV6,
     CONNTRACK_V6,
+    OPENING_V6,
     NAT_V6,
     AFFINITY_V6,
     AffinityKeyV6,

@@ -8,6 +8,7 @@ mod hash;
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher, RandomState},
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
 };
@@ -58,7 +59,9 @@ pub struct KernelTables {
     interfaces: MappedWords,
     flows_v4: KernelFlows<TupleV4, FlowV4>,
     flows_v6: KernelFlows<TupleV6, FlowV6>,
+    half_open_v4: KernelFlows<TupleV4, FlowV4>,
     reservations_v4: KernelFlows<TupleV4, FlowV4>,
+    half_open_v6: KernelFlows<TupleV6, FlowV6>,
     reservations_v6: KernelFlows<TupleV6, FlowV6>,
     affinity_v4: KernelHash<AffinityKeyV4, AffinityEntry>,
     affinity_v6: KernelHash<AffinityKeyV6, AffinityEntry>,
@@ -108,30 +111,26 @@ impl KernelTables {
         let looks = Arc::new(Looks::new(looks));
         let suspects = Arc::new(mapped(map::SUSPECTS_V4, take(map::SUSPECTS_V4)?, 5)?);
         let program = Arc::new(collect_v4);
-        let [flows_v4, reservations_v4] = [(Place::Conntrack, map::CONNTRACK_V4), (Place::Nat, map::NAT_V4)]
-            .map(|(place, name)| {
-                let hash = KernelHash::new(name, take(name)?, batch);
-                Ok::<_, Error>(KernelFlows::new(
-                    hash,
-                    place,
-                    suspects.clone(),
-                    looks.clone(),
-                    program.clone(),
-                ))
-            });
+        let [flows_v4, half_open_v4, reservations_v4] = [
+            (Place::Conntrack, map::CONNTRACK_V4),
+            (Place::Opening, map::OPENING_V4),
+            (Place::Nat, map::NAT_V4),
+        ]
+        .map(|(place, name)| {
+            let hash = KernelHash::new(name, take(name)?, batch);
+            Ok::<_, Error>(KernelFlows::new(hash, place, suspects.clone(), looks.clone(), program.clone()))
+        });
         let suspects = Arc::new(mapped(map::SUSPECTS_V6, take(map::SUSPECTS_V6)?, 8)?);
         let program = Arc::new(collect_v6);
-        let [flows_v6, reservations_v6] = [(Place::Conntrack, map::CONNTRACK_V6), (Place::Nat, map::NAT_V6)]
-            .map(|(place, name)| {
-                let hash = KernelHash::new(name, take(name)?, batch);
-                Ok::<_, Error>(KernelFlows::new(
-                    hash,
-                    place,
-                    suspects.clone(),
-                    looks.clone(),
-                    program.clone(),
-                ))
-            });
+        let [flows_v6, half_open_v6, reservations_v6] = [
+            (Place::Conntrack, map::CONNTRACK_V6),
+            (Place::Opening, map::OPENING_V6),
+            (Place::Nat, map::NAT_V6),
+        ]
+        .map(|(place, name)| {
+            let hash = KernelHash::new(name, take(name)?, batch);
+            Ok::<_, Error>(KernelFlows::new(hash, place, suspects.clone(), looks.clone(), program.clone()))
+        });
         Ok(Self {
             services_v4: KernelHash::new(map::SERVICES_V4, take(map::SERVICES_V4)?, batch),
             services_v6: KernelHash::new(map::SERVICES_V6, take(map::SERVICES_V6)?, batch),
@@ -143,7 +142,9 @@ impl KernelTables {
             interfaces: mapped(map::INTERFACES, take(map::INTERFACES)?, 2)?,
             flows_v4: flows_v4?,
             flows_v6: flows_v6?,
+            half_open_v4: half_open_v4?,
             reservations_v4: reservations_v4?,
+            half_open_v6: half_open_v6?,
             reservations_v6: reservations_v6?,
             affinity_v4: KernelHash::new(map::AFFINITY_V4, take(map::AFFINITY_V4)?, batch),
             affinity_v6: KernelHash::new(map::AFFINITY_V6, take(map::AFFINITY_V6)?, batch),
@@ -158,7 +159,8 @@ impl KernelTables {
         })
     }
 
-    /// Writes the version of the layout, the time-outs and the ports of source NAT.
+    /// Writes the version of the layout, the time-outs, the ports of source NAT and, where there is none yet, the secret by
+    /// which backends are chosen.
     ///
     /// # Errors
     /// [`TableError`] where the configuration has no such word.
@@ -173,6 +175,10 @@ impl KernelTables {
         self.set_nat_ports(ports)?;
         self.set_answers_a_second(answers_a_second)?;
         self.set_addresses(addresses)?;
+        // Tables that are taken over keep theirs, and with it their clients whose connections are not confirmed yet.
+        if matches!(self.config.load(Setting::ChoiceSeed as u32, 0), None | Some(0)) {
+            self.set_choice_seed(secret())?;
+        }
         self.config.store(Setting::AbiVersion as u32, &[ABI_VERSION])
     }
 
@@ -203,6 +209,15 @@ impl KernelTables {
         self.config.store(Setting::Addresses as u32, &[settings.word()])
     }
 
+    /// Sets what services with random choice begin their hash with: any number but 0. It is drawn at random where tables are made,
+    /// and stays with them; flows whose entries were pushed out choose anew when it is changed.
+    ///
+    /// # Errors
+    /// As [`set_timeouts`](Self::set_timeouts).
+    pub fn set_choice_seed(&self, seed: u64) -> Result<(), TableError> {
+        self.config.store(Setting::ChoiceSeed as u32, &[seed])
+    }
+
     /// The map of a table, by its name in [`abi::map`](dataplane_core::abi::map), for programs of the embedder's own.
     /// Who writes to it must keep the rules of [`Store`] and of the table's layout.
     pub fn map_fd(&self, name: &str) -> Option<BorrowedFd<'_>> {
@@ -218,7 +233,9 @@ impl KernelTables {
             map::INTERFACES => self.interfaces.map(),
             map::CONNTRACK_V4 => self.flows_v4.hash.map(),
             map::CONNTRACK_V6 => self.flows_v6.hash.map(),
+            map::OPENING_V4 => self.half_open_v4.hash.map(),
             map::NAT_V4 => self.reservations_v4.hash.map(),
+            map::OPENING_V6 => self.half_open_v6.hash.map(),
             map::NAT_V6 => self.reservations_v6.hash.map(),
             map::AFFINITY_V4 => self.affinity_v4.map(),
             map::AFFINITY_V6 => self.affinity_v6.map(),
@@ -285,6 +302,11 @@ impl KernelTables {
     }
 }
 
+/// A number that nobody else knows, and not 0: SipHash under keys that the system gave this process for its hash tables.
+fn secret() -> u64 {
+    RandomState::new().hash_one(0u8) | 1
+}
+
 impl Store for KernelTables {
     fn tables(&self) -> Tables<'_> {
         Tables {
@@ -300,7 +322,11 @@ impl Store for KernelTables {
             conntrack_v6: &self.flows_v6.hash,
             flows_v4: &self.flows_v4,
             flows_v6: &self.flows_v6,
+            opening_v4: &self.half_open_v4.hash,
+            half_open_v4: &self.half_open_v4,
             nat_v4: &self.reservations_v4.hash,
+            opening_v6: &self.half_open_v6.hash,
+            half_open_v6: &self.half_open_v6,
             nat_v6: &self.reservations_v6.hash,
             reservations_v4: &self.reservations_v4,
             reservations_v6: &self.reservations_v6,

@@ -72,6 +72,8 @@ pub fn tables(world: &World, when: &str) {
     let mut differences = Vec::new();
     hash(memory.conntrack_v4(), kernel.conntrack_v4(), &mut differences);
     hash(memory.conntrack_v6(), kernel.conntrack_v6(), &mut differences);
+    hash(memory.opening_v4(), kernel.opening_v4(), &mut differences);
+    hash(memory.opening_v6(), kernel.opening_v6(), &mut differences);
     hash(memory.nat_v4(), kernel.nat_v4(), &mut differences);
     hash(memory.nat_v6(), kernel.nat_v6(), &mut differences);
     hash(memory.affinity_v4(), kernel.affinity_v4(), &mut differences);

@@ -151,7 +151,7 @@ fn can_of_errors(hook: Hook, family: Family, verdict: Verdict) -> bool {
         // It is seen to be one where no tag stands before it.
         Verdict::Leave(L::Tagged) => false,
         // An error opens nothing, and is of a flow that has a backend.
-        Verdict::Drop(D::NoBackend | D::TupleInUse | D::Malformed | D::TinyFragment) => false,
+        Verdict::Drop(D::NoBackend | D::NoFlow | D::TupleInUse | D::Malformed | D::TinyFragment) => false,
         Verdict::Answer(_) => false,
         Verdict::Drop(D::NoMasqueradeAddress | D::NatExhausted) => false,
         // It is asked whose port it is of TCP and UDP alone, and whose address of echo requests.
@@ -173,7 +173,7 @@ fn can_of_later(hook: Hook, family: Family, verdict: Verdict) -> bool {
         // What it carries is not looked at, and without a service it is passed for being a part.
         Verdict::Pass(P::Protocol | P::OwnAddress) | Verdict::Drop(D::NoPort) => false,
         // It opens nothing, is of a flow that has a backend, and is never answered.
-        Verdict::Drop(D::NoBackend | D::TupleInUse | D::Malformed | D::TinyFragment) => false,
+        Verdict::Drop(D::NoBackend | D::NoFlow | D::TupleInUse | D::Malformed | D::TinyFragment) => false,
         Verdict::Drop(D::NoMasqueradeAddress | D::NatExhausted) | Verdict::Answer(_) => false,
         Verdict::Deliver | Verdict::Forward | Verdict::Pass(_) | Verdict::Leave(_) => true,
         Verdict::Drop(_) => hook != Hook::Egress,

@@ -67,6 +67,9 @@ pub const UDP: u8 = 17;
 /// The ports of source NAT: so few that they run out.
 const NAT_PORTS: std::ops::RangeInclusive<u16> = 50_000..=50_007;
 
+/// What services with random choice hash with: any number will do, as long as both have the same.
+const CHOICE_SEED: u64 = 0x1020_3040_5060_7080;
+
 /// One of them that a socket of the host has.
 const BOUND: u16 = 50_003;
 
@@ -106,6 +109,7 @@ impl World {
         let ports = ["front", "back", "slow", "stop"].map(|name| port(&host, &far, name));
         let capacity = Capacity {
             conntrack: 1 << 18,
+            opening: 1 << 18,
             frontends: 64,
             slots: 1 << 16,
             backends: 2048,
@@ -123,6 +127,8 @@ impl World {
         tables.set_answers_a_second(1 << 24);
         tables.set_nat_ports(ports_of_nat);
         tables.events().switch(events);
+        kernel.plane().tables().set_choice_seed(CHOICE_SEED).unwrap();
+        tables.set_choice_seed(CHOICE_SEED);
         let addresses = AddressSettings { answer_ping: true, drop_unserved_ports: true };
         kernel.plane().tables().set_addresses(addresses).unwrap();
         tables.set_addresses(addresses);

@@ -23,10 +23,14 @@ fn remembered(world: &World) -> u32 {
 /// Removes all flows: a client may use a port again, and would go by the flow that it had from there.
 fn forget_flows(world: &World) {
     let tables = world.plane.tables();
-    let keys: Vec<_> = tables.conntrack_v4().entries().map(|entry| entry.unwrap().0).collect();
-    tables.conntrack_v4().remove_batch(&keys).unwrap();
-    let keys: Vec<_> = tables.conntrack_v6().entries().map(|entry| entry.unwrap().0).collect();
-    tables.conntrack_v6().remove_batch(&keys).unwrap();
+    for table in [tables.conntrack_v4(), tables.opening_v4()] {
+        let keys: Vec<_> = table.entries().map(|entry| entry.unwrap().0).collect();
+        table.remove_batch(&keys).unwrap();
+    }
+    for table in [tables.conntrack_v6(), tables.opening_v6()] {
+        let keys: Vec<_> = table.entries().map(|entry| entry.unwrap().0).collect();
+        table.remove_batch(&keys).unwrap();
+    }
 }
 
 /// The one backend that answers so many questions, each on a new flow.

@@ -31,7 +31,7 @@ struct Entry {
     last_seen: Tick,
 }
 
-/// All entries of a family, whatever their age.
+/// All entries of a family, whatever their age, confirmed or not.
 fn entries(world: &World, v6: bool) -> Vec<Entry> {
     macro_rules! convert {
         ($tuple:ty, $flow:ty, $address:path) => {
@@ -54,9 +54,11 @@ fn entries(world: &World, v6: bool) -> Vec<Entry> {
     }
     let tables = world.plane.tables();
     let mut entries: Vec<Entry> = if v6 {
-        tables.conntrack_v6().entries().map(convert!(TupleV6, FlowV6, std::net::Ipv6Addr::from)).collect()
+        let all = tables.conntrack_v6().entries().chain(tables.opening_v6().entries());
+        all.map(convert!(TupleV6, FlowV6, std::net::Ipv6Addr::from)).collect()
     } else {
-        tables.conntrack_v4().entries().map(convert!(TupleV4, FlowV4, std::net::Ipv4Addr::from)).collect()
+        let all = tables.conntrack_v4().entries().chain(tables.opening_v4().entries());
+        all.map(convert!(TupleV4, FlowV4, std::net::Ipv4Addr::from)).collect()
     };
     entries.sort_by_key(|entry| (entry.from, entry.to));
     entries

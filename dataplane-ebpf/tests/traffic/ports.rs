@@ -37,7 +37,7 @@ struct Crowd {
 
 impl Crowd {
     fn new(ports: NatPorts, nat: u32, timeouts: Timeouts, refused: DropReason) -> Self {
-        let capacity = Capacity { conntrack: 1 << 18, nat, ..World::capacity() };
+        let capacity = Capacity { conntrack: 1 << 18, opening: 1 << 18, nat, ..World::capacity() };
         let net = World::topology(Hooks::Tcx, 1);
         // The host's own sockets keep some.
         net.balancer.sysctl("net/ipv4/ip_local_port_range", "1024 1999").unwrap();

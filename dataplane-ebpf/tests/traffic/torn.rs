@@ -91,6 +91,7 @@ impl Torn {
             slots: 4_000 * SLOT_LINE_WORDS,
             backends: 8_000,
             conntrack: 1 << 16,
+            opening: 1 << 16,
             nat: 8,
             affinity: 8,
             fragments: 8,
@@ -121,7 +122,7 @@ impl Torn {
             SocketAddr::new(Ipv4Addr::from(address).into(), port.get())
         };
         let entries = self.plane.tables();
-        let entries = entries.conntrack_v4().entries().map(Result::unwrap);
+        let entries = entries.opening_v4().entries().map(Result::unwrap);
         entries
             .map(|(tuple, flow)| {
                 if flow.flags & FLOW_REPLY == 0 {

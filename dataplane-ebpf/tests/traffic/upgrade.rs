@@ -304,6 +304,7 @@ fn agent() {
         slots: 1 << 14,
         backends: 1024,
         conntrack: 1 << 18,
+        opening: 1 << 18,
         nat: 1 << 17,
         affinity: 1 << 17,
         fragments: 8,

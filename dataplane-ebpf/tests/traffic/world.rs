@@ -168,7 +168,7 @@ impl World {
 
     /// Of the tables, unless set.
     pub fn capacity() -> Capacity {
-        Capacity { conntrack: 1 << 16, ..Capacity::small() }
+        Capacity { conntrack: 1 << 16, opening: 1 << 16, ..Capacity::small() }
     }
 
     /// With these uplinks only.

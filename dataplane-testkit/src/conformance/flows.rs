@@ -73,26 +73,40 @@ impl<F: Family<Tuple: Hash + Eq + Debug>> Flows for Subject<'_, F> {
 }
 
 fn each(store: &Arc<dyn Store>, check: fn(&dyn Flows)) {
-    check(&Subject::<V4> {
-        table: store.conntrack_v4(),
-        flows: store.flows_v4(),
-        store: &**store,
-        tuple: |number| {
-            let address = |n: u32| Ipv4Address::from(Ipv4Addr::from(n));
-            TupleV4::new(address(number), address(7), Be16::new(9), Be16::new(53), PROTOCOL_UDP)
-        },
-        flow: |backend| FlowV4 { backend, frontend: FRONTEND, ..FlowV4::default() },
-    });
-    check(&Subject::<V6> {
-        table: store.conntrack_v6(),
-        flows: store.flows_v6(),
-        store: &**store,
-        tuple: |number| {
-            let address = |n: u32| Ipv6Address([1, 2, 3, n]);
-            TupleV6::new(address(number), address(7), Be16::new(9), Be16::new(53), PROTOCOL_UDP)
-        },
-        flow: |backend| FlowV6 { backend, frontend: FRONTEND, ..FlowV6::default() },
-    });
+    let v4: [(&dyn HashTable<_, _>, &dyn FlowTable<_, _>); 3] = [
+        (store.conntrack_v4(), store.flows_v4()),
+        (store.opening_v4(), store.half_open_v4()),
+        (store.nat_v4(), store.reservations_v4()),
+    ];
+    for (table, flows) in v4 {
+        check(&Subject::<V4> {
+            table,
+            flows,
+            store: &**store,
+            tuple: |number| {
+                let address = |n: u32| Ipv4Address::from(Ipv4Addr::from(n));
+                TupleV4::new(address(number), address(7), Be16::new(9), Be16::new(53), PROTOCOL_UDP)
+            },
+            flow: |backend| FlowV4 { backend, frontend: FRONTEND, ..FlowV4::default() },
+        });
+    }
+    let v6: [(&dyn HashTable<_, _>, &dyn FlowTable<_, _>); 3] = [
+        (store.conntrack_v6(), store.flows_v6()),
+        (store.opening_v6(), store.half_open_v6()),
+        (store.nat_v6(), store.reservations_v6()),
+    ];
+    for (table, flows) in v6 {
+        check(&Subject::<V6> {
+            table,
+            flows,
+            store: &**store,
+            tuple: |number| {
+                let address = |n: u32| Ipv6Address([1, 2, 3, n]);
+                TupleV6::new(address(number), address(7), Be16::new(9), Be16::new(53), PROTOCOL_UDP)
+            },
+            flow: |backend| FlowV6 { backend, frontend: FRONTEND, ..FlowV6::default() },
+        });
+    }
 }
 
 /// More ticks than an unanswered datagram's flow lives, by the default time-outs, and fewer.

@@ -140,6 +140,8 @@ fn each(store: &Arc<dyn Store>, check: fn(&dyn Rows)) {
     let flow_v6 = |n: u32| FlowV6 { frontend: n, last_seen: 1, ..FlowV6::default() };
     check(&Subject { table: store.conntrack_v4(), key: v4, value: flow_v4 });
     check(&Subject { table: store.conntrack_v6(), key: v6, value: flow_v6 });
+    check(&Subject { table: store.opening_v4(), key: v4, value: flow_v4 });
+    check(&Subject { table: store.opening_v6(), key: v6, value: flow_v6 });
     let affinity = |n: u32| AffinityEntry::new(AffinityHead::new(n, 7), BackendRef::new(n, 1), 1);
     let v4 = |n: u32| AffinityKeyV4 { client: Ipv4Address(n), frontend: 3 };
     let v6 = |n: u32| AffinityKeyV6 { client: Ipv6Address([1, 2, 3, 4]), frontend: n };
@@ -232,6 +234,8 @@ fn names(store: Arc<dyn Store>) {
         (store.services_v6().name(), map::SERVICES_V6),
         (store.conntrack_v4().name(), map::CONNTRACK_V4),
         (store.conntrack_v6().name(), map::CONNTRACK_V6),
+        (store.opening_v4().name(), map::OPENING_V4),
+        (store.opening_v6().name(), map::OPENING_V6),
         (store.affinity_v4().name(), map::AFFINITY_V4),
         (store.affinity_v6().name(), map::AFFINITY_V6),
         (store.service_words().name(), map::SERVICE_WORDS),

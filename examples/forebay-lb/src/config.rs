@@ -277,11 +277,12 @@ fn address(field: &Field<'_>, reader: &mut Reader<'_>) -> Option<SocketAddr> {
     }
 }
 
-const CAPACITY: [&str; 7] = ["frontends", "backends", "slots", "conntrack", "nat", "affinity", "fragments"];
+const CAPACITY: [&str; 8] =
+    ["frontends", "backends", "slots", "conntrack", "opening", "nat", "affinity", "fragments"];
 
 fn capacity(field: &Field<'_>, reader: &mut Reader<'_>) -> Option<Capacity> {
     let expected = "a mapping of tables and the number of their entries";
-    let [frontends, backends, slots, conntrack, nat, affinity, fragments] =
+    let [frontends, backends, slots, conntrack, opening, nat, affinity, fragments] =
         field.fields(&CAPACITY, expected, reader)?;
     let default = Capacity::default();
     let mut entries = |field: Option<Field<'_>>, default, least, expected| {
@@ -295,6 +296,8 @@ fn capacity(field: &Field<'_>, reader: &mut Reader<'_>) -> Option<Capacity> {
     let slots = entries(slots, default.slots, 16, "the words for lists of backends: a number, 16 at least");
     let conntrack =
         entries(conntrack, default.conntrack, 64, "how many flows are kept: a number, 64 at least");
+    let opening =
+        entries(opening, default.opening, 64, "how many unconfirmed flows are kept: a number, 64 at least");
     let nat = entries(nat, default.nat, 1, "how many masqueraded flows there is room for");
     let affinity = entries(affinity, default.affinity, 1, "how many clients with an affinity are remembered");
     let fragments = entries(fragments, default.fragments, 1, "how many packets in parts there is room for");
@@ -303,6 +306,7 @@ fn capacity(field: &Field<'_>, reader: &mut Reader<'_>) -> Option<Capacity> {
         backends: backends?,
         slots: slots?,
         conntrack: conntrack?,
+        opening: opening?,
         nat: nat?,
         affinity: affinity?,
         fragments: fragments?,
@@ -376,7 +380,7 @@ uplinks:
   - {name: eth1, xdp: off, tc: clsact, order: last, zone: 7, masquerade_as: [192.0.2.9, '2001:db8::9']}
 services: /etc/forebay/services.yaml
 status: '[::1]:80'
-capacity: {frontends: 1, backends: 2, slots: 16, conntrack: 64, nat: 5, affinity: 6, fragments: 7}
+capacity: {frontends: 1, backends: 2, slots: 16, conntrack: 64, opening: 65, nat: 5, affinity: 6, fragments: 7}
 nat_ports: 2000-2001
 answers_a_second: 0
 answer_ping: false
@@ -398,6 +402,7 @@ timeouts: {tcp_opening: 1, tcp_established: 2, tcp_closing: 3, udp: 4, udp_strea
             backends: 2,
             slots: 16,
             conntrack: 64,
+            opening: 65,
             nat: 5,
             affinity: 6,
             fragments: 7,
@@ -419,7 +424,7 @@ timeouts: {tcp_opening: 1, tcp_established: 2, tcp_closing: 3, udp: 4, udp_strea
 uplinks: [eth0, {name: 'a b'}, {xdp: fast}, eth0, {name: eth2, zone: 65536}, {name: e3, masquerade_as: '::'}]
 service: here
 status: 0.0.0.0:80
-capacity: {conntrack: 63}
+capacity: {conntrack: 63, opening: 63}
 timeouts: {udp: 0, tcp: 1}
 pins: here
 maglev_seed: -1
@@ -439,6 +444,7 @@ lb.yaml:2:104: uplinks[5].masquerade_as: expected an address of this host, or a 
 lb.yaml:3:1: service: unknown field `service`: did you mean `services`? expected one of `uplinks`, `services`, `status`, `capacity`, `timeouts`, `nat_ports`, `answers_a_second`, `answer_ping`, `drop_unserved_ports`, `pins`, `maglev_seed`
 lb.yaml:4:9: status: expected an address of the loopback and a port, such as `127.0.0.1:9095`, found `0.0.0.0:80`
 lb.yaml:5:23: capacity.conntrack: expected how many flows are kept: a number, 64 at least, found `63`
+lb.yaml:5:36: capacity.opening: expected how many unconfirmed flows are kept: a number, 64 at least, found `63`
 lb.yaml:6:17: timeouts.udp: expected a number of seconds, 1 at least, found `0`
 lb.yaml:6:20: timeouts.tcp: unknown field `tcp`: expected one of `tcp_opening`, `tcp_established`, `tcp_closing`, `udp`, `udp_stream`
 lb.yaml:7:7: pins: expected the absolute path of a directory in a bpffs, such as /sys/fs/bpf/forebay, found `here`

@@ -59,6 +59,7 @@ impl World {
             slots: 1 << 13,
             backends: 128,
             conntrack: 1 << 10,
+            opening: 1 << 10,
             nat: 1 << 9,
             affinity: 1 << 9,
             fragments: 8,
@@ -155,7 +156,7 @@ impl World {
     /// A client's packet, as its interface's hooks see it.
     pub fn client(&mut self, packet: &Packet) {
         let bytes = packet.frame().link(MAC, MAC).build();
-        self.simulator.set_random(Some(u32::from(packet.random) << 24));
+        self.simulator.set_choice(Some(u32::from(packet.random) << 24));
         let (hook, out) = if packet.xdp {
             (None, self.simulator.receive(FRONT, &bytes))
         } else {

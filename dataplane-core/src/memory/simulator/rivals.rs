@@ -88,7 +88,7 @@ impl Host {
     }
 
     fn environment(&self, random: u32) -> MemoryEnvironment<'_> {
-        MemoryEnvironment { tables: self.tables(), world: &self.0.world, random }
+        MemoryEnvironment { tables: self.tables(), world: &self.0.world, random, choice: Some(random) }
     }
 
     /// A packet that nobody disturbs, which would choose so; where it comes to.
@@ -122,11 +122,13 @@ impl Host {
     }
 
     fn entry(&self) -> FlowV4 {
-        self.tables().conntrack_v4().get(&self.tuple()).unwrap().unwrap()
+        let tables = self.tables();
+        let found = tables.opening_v4().get(&self.tuple()).unwrap();
+        found.or(tables.conntrack_v4().get(&self.tuple()).unwrap()).unwrap()
     }
 
     fn entries(&self) -> u32 {
-        self.tables().conntrack_v4().fill().unwrap()
+        self.tables().opening_v4().fill().unwrap() + self.tables().conntrack_v4().fill().unwrap()
     }
 
     fn flows(&self) -> u64 {
@@ -192,7 +194,7 @@ fn an_entry_of_the_replies_that_another_put_in_is_not_taken_out() {
     let host = Host::new();
     let alike = before(Step::Insert, 1, || {
         host.sends(ONE, TCP_SYN);
-        assert!(host.tables().conntrack_v4().remove(&host.tuple()).unwrap());
+        assert!(host.tables().opening_v4().remove(&host.tuple()).unwrap());
     });
     let unlike = before(Step::Insert, 2, || {
         host.sends(OTHER, TCP_SYN);
@@ -223,7 +225,7 @@ fn a_winner_whose_backend_is_gone_is_not_followed() {
 fn what_was_seen_is_not_noted_on_an_element_of_another_flow() {
     let host = Host::new();
     host.sends(ONE, TCP_SYN);
-    let element = Lookup::<V4>::flow(&host.environment(ONE), Place::Conntrack, &host.tuple()).unwrap();
+    let element = Lookup::<V4>::flow(&host.environment(ONE), Place::Opening, &host.tuple()).unwrap();
     let tag = host.tuple().tag() ^ 1;
     let recycled = host.entry().starting(StateWord::new(0, tag), Tick(7));
     let rival = before(Step::Exchange, 1, || *element.0.value.lock() = recycled);
@@ -435,6 +437,14 @@ impl Environment for Rivals<'_> {
 
     fn random(&self) -> u32 {
         self.inner.random()
+    }
+
+    fn choice_seed(&self) -> u64 {
+        self.inner.choice_seed()
+    }
+
+    fn choice<F: Family>(&self, tuple: &F::Tuple) -> u32 {
+        self.inner.choice::<F>(tuple)
     }
 
     fn setting(&self, setting: Setting) -> u32 {

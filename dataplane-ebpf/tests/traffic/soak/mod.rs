@@ -138,6 +138,7 @@ fn world(hooks: Hooks) -> (World, Vec<LineServer>) {
         slots: 1 << 15,
         backends: 256,
         conntrack: 1 << 18,
+        opening: 1 << 18,
         nat: 1 << 16,
         affinity: 1 << 10,
         fragments: 64,
@@ -166,8 +167,8 @@ fn world(hooks: Hooks) -> (World, Vec<LineServer>) {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Fill {
     usage: Usage,
-    /// services, conntrack, nat; of IPv4 and IPv6.
-    entries: [u32; 6],
+    /// services, conntrack, connections not confirmed, nat; of IPv4 and IPv6.
+    entries: [u32; 8],
     /// service_words, backends_v4, backends_v6: elements that packets would follow.
     words: [usize; 3],
 }
@@ -186,6 +187,8 @@ impl Fill {
                 tables.services_v6().fill().unwrap(),
                 tables.conntrack_v4().fill().unwrap(),
                 tables.conntrack_v6().fill().unwrap(),
+                tables.opening_v4().fill().unwrap(),
+                tables.opening_v6().fill().unwrap(),
                 tables.nat_v4().fill().unwrap(),
                 tables.nat_v6().fill().unwrap(),
             ],

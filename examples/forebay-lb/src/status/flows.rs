@@ -1,4 +1,4 @@
-//! Counting flows: one pass through conntrack.
+//! Counting flows: one pass through conntrack, and one through the connections that are not confirmed.
 
 use std::{
     collections::HashMap,
@@ -13,8 +13,10 @@ use dataplane_core::{
 /// How many flows there are.
 #[derive(Debug, Default)]
 pub struct FlowCounts {
-    /// IPv4 and IPv6.
+    /// IPv4 and IPv6: connections that are confirmed.
     pub families: [Count; 2],
+    /// IPv4 and IPv6: connections that are not.
+    pub opening: [Count; 2],
     /// By index of the frontend, and backend.
     by_backend: HashMap<(u32, SocketAddr), u64>,
 }
@@ -37,7 +39,8 @@ impl FlowCounts {
         let mut counts = Self::default();
         let families =
             [counts.family::<V4>(store.conntrack_v4())?, counts.family::<V6>(store.conntrack_v6())?];
-        Ok(Self { families, ..counts })
+        let opening = [counts.family::<V4>(store.opening_v4())?, counts.family::<V6>(store.opening_v6())?];
+        Ok(Self { families, opening, ..counts })
     }
 
     fn family<F: Family>(&mut self, table: &dyn HashTable<F::Tuple, F::Flow>) -> Result<Count, TableError>

@@ -13,7 +13,11 @@ use dataplane_core::{
 };
 use dataplane_ebpf::{Attachment, Standing, TcAttachment, XdpAttachment};
 
-use super::{Parts, flows::FlowCounts, how_to_confirm, shape};
+use super::{
+    Parts,
+    flows::{Count, FlowCounts},
+    how_to_confirm, shape,
+};
 
 /// What the status of a running daemon is made of besides its tables.
 pub struct Surroundings<'a> {
@@ -38,7 +42,7 @@ pub fn gather(parts: &Parts, around: Surroundings<'_>) -> Result<shape::Status, 
     let held_back = shape::HeldBack { services: held, frontends: unclaimed, confirm: how_to_confirm() };
     let services = statuses.iter().map(|status| service(status, tables, &flows));
     let counters = Hook::ALL.into_iter().map(|hook| Ok((hook.name(), verdicts(tables, hook)?)));
-    let [v4, v6] = flows.families;
+    let [v4, v6] = [0, 1].map(|family| flows.families[family].flows + flows.opening[family].flows);
     let collected = parts.control.collected();
     Ok(shape::Status {
         version: shape::VERSION,
@@ -53,7 +57,7 @@ pub fn gather(parts: &Parts, around: Surroundings<'_>) -> Result<shape::Status, 
         source: source(parts.source.now(), around.services),
         held_back: (held > 0 || unclaimed > 0).then_some(held_back),
         services: services.collect::<Result<_, _>>()?,
-        flows: shape::Flows { ipv4: v4.flows, ipv6: v6.flows },
+        flows: shape::Flows { ipv4: v4, ipv6: v6 },
         tables: fills(parts, &flows)?,
         nat: parts
             .control
@@ -274,28 +278,26 @@ fn fills(parts: &Parts, flows: &FlowCounts) -> Result<Vec<shape::Table>, TableEr
     let (tables, usage) = (&parts.tables, parts.control.usage());
     let table =
         |name, fill: u32, capacity: u32| shape::Table { name, fill: fill.into(), capacity: capacity.into() };
-    let [v4, v6] = flows.families;
+    let ([v4, v6], [opening_v4, opening_v6]) = (flows.families, flows.opening);
+    let counted = |name, count: Count, capacity: u32| shape::Table {
+        name,
+        fill: count.entries,
+        capacity: capacity.into(),
+    };
     let (services_v4, services_v6) = (tables.services_v4(), tables.services_v6());
     let (slots, backends_v4, backends_v6) = (tables.slots(), tables.backends_v4(), tables.backends_v6());
     let (nat_v4, nat_v6) = (tables.nat_v4(), tables.nat_v6());
     let (fragments_v4, fragments_v6) = (tables.fragments_v4(), tables.fragments_v6());
-    let (conntrack_v4, conntrack_v6) = (tables.conntrack_v4(), tables.conntrack_v6());
     Ok(vec![
         table(services_v4.name(), services_v4.fill()?, services_v4.capacity()),
         table(services_v6.name(), services_v6.fill()?, services_v6.capacity()),
         table(slots.name(), usage.lines.saturating_mul(SLOT_LINE_WORDS), slots.capacity()),
         table(backends_v4.name(), usage.backends_v4, backends_v4.capacity()),
         table(backends_v6.name(), usage.backends_v6, backends_v6.capacity()),
-        shape::Table {
-            name: conntrack_v4.name(),
-            fill: v4.entries,
-            capacity: conntrack_v4.capacity().into(),
-        },
-        shape::Table {
-            name: conntrack_v6.name(),
-            fill: v6.entries,
-            capacity: conntrack_v6.capacity().into(),
-        },
+        counted(tables.conntrack_v4().name(), v4, tables.conntrack_v4().capacity()),
+        counted(tables.conntrack_v6().name(), v6, tables.conntrack_v6().capacity()),
+        counted(tables.opening_v4().name(), opening_v4, tables.opening_v4().capacity()),
+        counted(tables.opening_v6().name(), opening_v6, tables.opening_v6().capacity()),
         table(nat_v4.name(), nat_v4.fill()?, nat_v4.capacity()),
         table(nat_v6.name(), nat_v6.fill()?, nat_v6.capacity()),
         table(fragments_v4.name(), fragments_v4.fill()?, fragments_v4.capacity()),

@@ -184,7 +184,7 @@ pub struct ServiceHeldBack {
     pub backends: Vec<String>,
 }
 
-/// Flows that conntrack holds, both directions of a connection counted as one. Others write meanwhile: it is exact only
+/// Connections, confirmed or not, both directions of a connection counted as one. Others write meanwhile: it is exact only
 /// where nothing happens.
 #[derive(Debug, Serialize)]
 pub struct Flows {
