@@ -60,7 +60,7 @@ fn entries_are_put_in_replaced_and_taken_out() {
     let plane = small().open().unwrap();
     let tables = plane.tables();
     let table = tables.services_v4();
-    assert_eq!((table.name(), table.capacity()), ("services_v4", Capacity::small().frontends));
+    assert_eq!((table.name(), table.capacity()), ("services_v4", Capacity::small().frontend_entries()));
     assert_eq!(table.get(&key(1)), Ok(None));
     assert_eq!(table.remove(&key(1)), Ok(false));
     table.insert(&key(1), &value(1)).unwrap();
@@ -84,7 +84,7 @@ fn entries_are_put_in_replaced_and_taken_out() {
 #[test]
 fn a_full_table_refuses_and_keeps_what_it_has() {
     require_kernel!();
-    let capacity = Capacity::small().frontends;
+    let capacity = Capacity::small().frontend_entries();
     for (plane, how) in both(Capacity::small()) {
         let tables = plane.tables();
         let table = tables.services_v4();

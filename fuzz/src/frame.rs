@@ -179,6 +179,8 @@ impl Host {
         reset(tables.conntrack_v6(), &[]);
         reset(tables.opening_v4(), &self.flows_v4);
         reset(tables.opening_v6(), &self.flows_v6);
+        reset(tables.fragments_v4(), &[]);
+        reset(tables.fragments_v6(), &[]);
         let interface = INTERFACES[usize::from(choice & 3)];
         let wait = WAITS[usize::from(choice >> 2 & 3)];
         simulator.set_time(START + wait);

@@ -45,9 +45,9 @@ const ACCOUNT_WORDS: usize = size_of::<EventAccount>() / 8;
 const MAPPED: usize = 1 << 10;
 
 #[btf_map(name = "services_v4")]
-static SERVICES_V4: HashMap<ServiceKeyV4, u64, FRONTENDS> = HashMap::new();
+static SERVICES_V4: HashMap<ServiceKeyV4, u64, { FRONTENDS * 2 }> = HashMap::new();
 #[btf_map(name = "services_v6")]
-static SERVICES_V6: HashMap<ServiceKeyV6, u64, FRONTENDS> = HashMap::new();
+static SERVICES_V6: HashMap<ServiceKeyV6, u64, { FRONTENDS * 2 }> = HashMap::new();
 #[btf_map(name = "service_words")]
 static SERVICE_WORDS: Array<u64, { FRONTENDS * 2 }, MAPPED> = Array::new();
 #[btf_map(name = "slots")]

@@ -69,6 +69,10 @@ impl<'a> Packet<'a> {
         ) = match word(at)? {
             0x0800 => {
                 let header = ip.get(..usize::from(ip.first()? & 15) * 4)?;
+                // A later part of a packet has no transport header.
+                if u16::from_be_bytes([*header.get(6)?, *header.get(7)?]) & 0x1fff != 0 {
+                    return None;
+                }
                 let total = usize::from(u16::from_be_bytes([*ip.get(2)?, *ip.get(3)?]));
                 let address =
                     |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(header.get(at..at + 4)?).ok()?));
@@ -89,6 +93,9 @@ impl<'a> Packet<'a> {
                 let (mut next, mut at) = (*ip.get(6)?, 40);
                 while matches!(next, 0 | 43 | 44 | 51 | 60) {
                     let length = usize::from(*ip.get(at + 1)?);
+                    if next == 44 && u16::from_be_bytes([*ip.get(at + 2)?, *ip.get(at + 3)?]) >> 3 != 0 {
+                        return None;
+                    }
                     let bytes = match next {
                         44 => 8,
                         51 => (length + 2) * 4,

@@ -321,7 +321,7 @@ impl Packet {
         }
         let between = match self.odd {
             Odd::Options => !frontend.v6,
-            Odd::Extensions => frontend.v6,
+            Odd::Extensions | Odd::Fragment => frontend.v6,
             _ => false,
         };
         self.flags != Flags::Reset && !(reason == AnswerReason::NoBackend && between)
