@@ -13,6 +13,7 @@ use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use dataplane_core::{
+    event::EventOptions,
     pipeline::{Hook, PassReason, Verdict},
     wire::{TCP_ACK, TCP_SYN},
 };
@@ -83,7 +84,7 @@ pub fn measure(profile: &Profile, object: &Path) -> Result<Packets> {
     let object = fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
     let network = Network::new()?;
     network.host.run(|| {
-        let world = World::open(&network, object, profile.table_entries)?;
+        let world = World::open(&network, object.clone(), profile.table_entries, None)?;
         gate::pin().context("cannot pin the thread to a CPU")?;
         let gate = Gate::calibrate(Duration::from_secs(1));
         let mut bench = Bench { world, gate, profile, rows: Vec::new() };
@@ -97,6 +98,11 @@ pub fn measure(profile: &Profile, object: &Path) -> Result<Packets> {
             "forebay_egress_v6",
         ]
         .map(|name| (name, bench.world.plane.verified_instructions(name)));
+        let Bench { rows, gate, .. } = bench;
+        let events = Some(EventOptions::default());
+        let world = World::open(&network, object, profile.table_entries, events)?;
+        let mut bench = Bench { world, gate, profile, rows };
+        bench.with_events()?;
         Ok(Packets {
             rows: bench.rows,
             best_loop: bench.gate.best(),
@@ -131,6 +137,26 @@ impl Bench<'_> {
         for family in Family::ALL {
             for &flows in self.profile.flows {
                 self.section(family, flows)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same packets where events are told of: of those of known flows there are none.
+    fn with_events(&mut self) -> Result<()> {
+        const HOW: &str = ", events on";
+        for family in Family::ALL {
+            let programs = family.programs();
+            self.open_flows(family, 1)?;
+            self.world.set_flows(1, true)?;
+            for (hook, prelude, returned) in
+                [(Hook::Xdp, programs.prelude, XDP_TX), (Hook::Ingress, programs.tc_prelude, TC_OK)]
+            {
+                self.world.set_peer(family, Peer::Service, TCP_ACK)?;
+                let prelude = self.sample(family, prelude, returned, 1)?;
+                let base = Base { family, flows: 1, prelude, lookup: None };
+                self.counted(base, hook, Peer::Service, HOW)?;
+                self.counted(base, hook, Peer::Nobody, HOW)?;
             }
         }
         Ok(())

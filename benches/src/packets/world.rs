@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use aya::maps::{Array, Map, MapData};
 use dataplane_core::{
     abi::{INTERFACE_PLACES, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry},
+    event::EventOptions,
     pipeline::{AddressSettings, Hook, Verdict},
     tables::{Capacity, Store},
     wire::{Ipv4Address, Ipv6Address, PROTOCOL_TCP, TCP_ACK},
@@ -101,9 +102,16 @@ impl World {
     ///
     /// # Errors
     /// What the kernel refuses.
-    pub fn open(network: &Network, object: Vec<u8>, entries: u32) -> Result<Self> {
-        let plane = EbpfDataplane::builder()
-            .unpinned()
+    pub fn open(
+        network: &Network,
+        object: Vec<u8>,
+        entries: u32,
+        events: Option<EventOptions>,
+    ) -> Result<Self> {
+        let builder = EbpfDataplane::builder().unpinned();
+        let plane = events
+            .into_iter()
+            .fold(builder, |builder, options| builder.events(options))
             .capacity(Capacity { conntrack: entries, ..Capacity::default() })
             .object(object)
             .further_programs(ALL)

@@ -17,6 +17,8 @@ use dataplane_testkit::{
 };
 use serde_json::{Value, json};
 
+const PAGE: &str = include_str!("../../../docs/bare-metal.md");
+
 /// A network, and a daemon's files with one service of both families, whose flows are soon forgotten. Port 81 has no backend.
 struct World {
     topology: LoadBalancerTopology,
@@ -65,11 +67,24 @@ impl World {
     }
 }
 
-/// The next line of a kind.
+/// The fields of the page's line of a kind of event.
+fn documented(event: &Value) -> Vec<String> {
+    let (_, block) = PAGE.split_once("```json\n{\"event\"").unwrap();
+    let (block, _) = block.split_once("```").unwrap();
+    let lines = format!("{{\"event\"{block}");
+    let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let line = lines.into_iter().find(|line| line["event"] == *event).unwrap();
+    line.as_object().unwrap().keys().cloned().collect()
+}
+
+/// The next line of a kind. It has the fields that the page shows.
 fn line(daemon: &Daemon<'_>, mark: &str) -> Value {
     let lines = daemon.flows().until(mark, LIMIT);
     let lines = lines.unwrap_or_else(|lines| panic!("no {mark:?} in:\n{}", lines.join("\n")));
-    serde_json::from_str(lines.last().unwrap()).unwrap()
+    let line: Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+    let fields: Vec<String> = line.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(fields, documented(&line["event"]));
+    line
 }
 
 fn text(address: SocketAddr) -> String {
@@ -105,7 +120,7 @@ fn a_connection_is_told_as_its_sockets_know_it(masquerade: &str) {
         assert_eq!((&opened["protocol"], &opened["local"]), (&json!("tcp"), &json!(false)));
         assert_eq!(opened["interface"], world.topology.client_side.index());
         // The kernel's coarse clock and a tick of ours are between them.
-        assert!((begun - 0.1..=now()).contains(&seconds(&opened)), "{begun}: {opened}");
+        assert!((begun - 0.1..=now() + 0.01).contains(&seconds(&opened)), "{begun}: {opened}");
 
         client.write_all(b"question").unwrap();
         server.read_exact(&mut [0; 8]).unwrap();
