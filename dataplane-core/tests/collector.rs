@@ -7,8 +7,8 @@ use dataplane_core::{
     Controller, NextWake, SourceHandle,
     abi::{FLOW_REPLY, FlowV4, StateWord, TupleV4},
     memory::{MemoryTables, Outcome, SimulatedInterface, Simulator, Target},
-    model::{Backend, Frontend, Masquerade, Protocol, Service},
-    pipeline::{Hook, Seen, Timeouts, Verdict},
+    model::{Backend, Frontend, Masquerade, NatPorts, Protocol, Service},
+    pipeline::{DropReason, Hook, Seen, Timeouts, Verdict},
     source::Precedence,
     tables::{Capacity, Store},
 };
@@ -439,4 +439,40 @@ fn a_round_counts_the_ports_that_each_address_has_lent() {
     host.pass(Duration::from_secs(70));
     host.collect(2);
     assert_eq!(usage(&host), [(first, 0, 7), (other, 0, 3)]);
+}
+
+/// Nobody waits for a round's time where ports ran out and flows are over.
+#[test]
+fn packets_dropped_for_want_of_a_port_wake_the_collector() {
+    let mut host = Host::new();
+    let mut first = SimulatedInterface::new(2, MAC);
+    first.masquerade_v4 = Some("192.0.2.101".parse().unwrap());
+    host.simulator.add_interface(first).unwrap();
+    host.simulator.tables().set_nat_ports(NatPorts::new(50_000..=50_003).unwrap());
+    let frontend = Frontend::new("203.0.113.10".parse().unwrap(), 53, Protocol::Udp).unwrap();
+    host.commit(Service::builder("dns").frontend(frontend).backend(backend(ONE)).build().unwrap());
+    host.pass(Duration::ZERO);
+    (1..=4).for_each(|client| _ = host.ask(client, 53));
+    // The rounds that are due anyway.
+    host.collect(1);
+    let begin = host.now;
+    let next_round = |host: &Host, from: Duration| {
+        let rounds = host.control.collected().rounds;
+        let mut now = from;
+        while host.control.collected().rounds == rounds {
+            let NextWake::At(time) = host.control.collect(now) else { panic!("the round is not over") };
+            now = now.max(time);
+        }
+        now
+    };
+    let begin = next_round(&host, begin);
+    let idle = next_round(&host, begin);
+    assert!(idle - begin >= Duration::from_secs(4), "{:?}", idle - begin);
+    let frame = Frame::udp(format!("{CLIENT}:9").parse().unwrap(), "203.0.113.10:53".parse().unwrap());
+    assert_eq!(host.arrives(frame).verdict, Verdict::Drop(DropReason::NatExhausted));
+    let woken = next_round(&host, idle);
+    assert!(woken - idle <= Duration::from_millis(1_200), "{:?}", woken - idle);
+    // What was counted once is not counted again.
+    let later = next_round(&host, woken);
+    assert!(later - woken >= Duration::from_secs(4), "{:?}", later - woken);
 }

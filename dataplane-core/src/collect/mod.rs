@@ -1,6 +1,8 @@
 //! The collector: takes entries out of conntrack whose flows are over.
 //!
-//! It goes round conntrack and the reservations of both families in slices, some hundreds of entries each, and rests between them. An entry whose time is over
+//! It goes round connections, confirmed or not, and reservations of both families in slices, some hundreds of entries each, and
+//! rests between them. A round begins at its time, and a second after the one before where packets were dropped meanwhile for
+//! want of what it gives back. An entry whose time is over
 //! is condemned in one round and removed in the next (see [`pipeline::collect`](crate::pipeline::collect)); what a packet
 //! brought back to life meanwhile stays. A flow to a backend that left its service while another service holds it is
 //! revoked: it goes at once, so that its next packet chooses anew.
@@ -24,7 +26,7 @@ pub use nat_usage::NatUsage;
 use self::nat_usage::NatCount;
 use crate::{
     model::IpFamily,
-    pipeline::{Fate, Revoked, is_suspect},
+    pipeline::{DropReason, Fate, Hook, Revoked, Verdict, is_suspect},
     reconcile::{Departure, NextWake},
     tables::{
         Family, Flow, FlowTable, Moment, Place, ScanPosition, Store, Suspect, TableError, Tuple, V4, V6,
@@ -52,6 +54,10 @@ const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 /// Entries are moved from here to conntrack and never back, so that none is missed in a round which looks here first.
 const FIRST_PLACE: Place = Place::Opening;
 
+/// What packets are dropped for where something has run out that the collector gives back.
+const EXHAUSTION: [DropReason; 3] =
+    [DropReason::NatExhausted, DropReason::NatFull, DropReason::ConntrackFull];
+
 /// What the collector has done since it began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -75,6 +81,9 @@ pub(crate) struct Collector {
     round: Option<Round>,
     next_round: Duration,
     next_slice: Duration,
+    /// When it is asked next whether ports run out, and how many packets had been dropped for want of one the last time.
+    next_watch: Duration,
+    exhausted: u64,
     /// What is to go.
     revoked: HashMap<(IpFamily, Revoked), (Departure, Search)>,
     done: Collected,
@@ -110,6 +119,8 @@ impl Collector {
             round: None,
             next_round: Duration::ZERO,
             next_slice: Duration::ZERO,
+            next_watch: Duration::ZERO,
+            exhausted: 0,
             revoked: HashMap::new(),
             done: Collected::default(),
             nat: NatCount::default(),
@@ -143,7 +154,7 @@ impl Collector {
             return NextWake::At(self.next_slice);
         }
         let Some(round) = self.round.take().or_else(|| self.begin(now)) else {
-            return NextWake::At(self.next_round);
+            return NextWake::At(self.next_round.min(self.next_watch));
         };
         let begin = Instant::now();
         let looked = self.slice(round);
@@ -164,20 +175,38 @@ impl Collector {
         if self.round.is_some() || !self.revoked.is_empty() {
             return NextWake::At(self.next_slice);
         }
-        NextWake::At(self.next_round.max(self.next_slice))
+        NextWake::At(self.next_round.min(self.next_watch).max(self.next_slice))
     }
 
     /// Begins a round, if there is a reason for one.
     fn begin(&mut self, now: Duration) -> Option<Round> {
-        let timed = now >= self.next_round;
+        let timed = now >= self.next_round || self.is_exhausted(now);
         if timed {
             self.next_round = now + self.interval;
+            self.next_watch = now + SHORTEST_INTERVAL;
         } else if self.revoked.is_empty() {
             return None;
         }
         self.revoked.values_mut().for_each(|(_, search)| *search = Search::Clean);
         self.nat.begin();
         Some(Round { family: IpFamily::V4, place: FIRST_PLACE, position: ScanPosition::default(), timed })
+    }
+
+    /// Whether packets were dropped for want of a port or of an entry since it was asked last: then a round is worth its while
+    /// before its time. Cost: a read of each counter that says so, once a second.
+    fn is_exhausted(&mut self, now: Duration) -> bool {
+        if now < self.next_watch {
+            return false;
+        }
+        self.next_watch = now + SHORTEST_INTERVAL;
+        let count = |(hook, reason): (Hook, DropReason)| {
+            // Where the kernel refuses to say, rounds come at their time.
+            self.store.counters().verdict(hook, Verdict::Drop(reason)).unwrap_or(0)
+        };
+        let hooks = [Hook::Xdp, Hook::Ingress];
+        let counted = hooks.into_iter().flat_map(|hook| EXHAUSTION.map(|reason| (hook, reason))).map(count);
+        let before = std::mem::replace(&mut self.exhausted, counted.sum());
+        self.exhausted > before
     }
 
     fn end(&mut self) {

@@ -54,7 +54,11 @@ pub struct Host {
 
 impl Host {
     pub fn new() -> Self {
-        let mut simulator = Simulator::new(Arc::new(MemoryTables::new(Capacity::small())));
+        Self::with(MemoryTables::new(Capacity::small()))
+    }
+
+    pub fn with(tables: MemoryTables) -> Self {
+        let mut simulator = Simulator::new(Arc::new(tables));
         simulator.add_interface(SimulatedInterface::new(FRONT, FRONT_MAC)).unwrap();
         simulator.add_interface(SimulatedInterface::new(BACK, BACK_MAC)).unwrap();
         let routes = simulator.routes_mut();

@@ -11,6 +11,7 @@ mod choices;
 mod connections;
 mod errors;
 mod events;
+mod floods;
 mod fragments;
 mod frames;
 mod guards;

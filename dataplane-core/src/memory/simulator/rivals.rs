@@ -15,17 +15,19 @@ use crate::{
     },
     model::{self, Frontend, Protocol, Service},
     pipeline::{
-        AnswerBudget, Backend, Environment, EventRecord, EventSink, Hook, NextHop, Route, RouteQuery, Routes,
-        Steps, Tick, Verdict, VerdictNumber, Workspaces, process,
+        AnswerBudget, Backend, DropReason, Environment, EventRecord, EventSink, Hook, NextHop, Route, RouteQuery,
+        Routes, Steps, Tick, Verdict, VerdictNumber, Workspaces, process,
     },
     source::Precedence,
     tables::{AffinityCell, Capacity, Family, Flow, FlowEntry, InsertError, Lookup, Place, Store, Tuple, V4},
-    wire::{Be16, MacAddress, TCP_FIN, TCP_SYN},
+    wire::{Be16, MacAddress, TCP_ACK, TCP_FIN, TCP_SYN},
 };
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const CLIENT: [u8; 4] = [192, 0, 2, 7];
 const SERVICE: [u8; 4] = [203, 0, 113, 10];
+/// Where the same backends are at another port.
+const OTHER_PORT: u16 = 81;
 /// What makes the pipeline choose the one backend or the other.
 const ONE: u32 = 0;
 const OTHER: u32 = u32::MAX;
@@ -43,10 +45,11 @@ impl Host {
         let control = Controller::new(tables.clone()).unwrap();
         let agent = control.register("test", Precedence::default()).unwrap();
         agent.synced();
-        let frontend = Frontend::new(SERVICE.into(), 80, Protocol::Tcp).unwrap();
+        let frontends =
+            [80, OTHER_PORT].map(|port| Frontend::new(SERVICE.into(), port, Protocol::Tcp).unwrap());
         let backends = [3, 4].map(|n| model::Backend::new([198, 51, 100, n].into(), 8080).unwrap());
         let service = Service::builder("web")
-            .frontend(frontend)
+            .frontends(frontends)
             .backends(backends)
             .masquerade(model::Masquerade::Never)
             .affinity(affinity);
@@ -62,6 +65,8 @@ impl Host {
             simulator.routes_mut().insert(format!("{backend}/32").parse().unwrap(), Target::Link(n));
             simulator.routes_mut().insert_neighbor(n, backend.into(), MAC);
         }
+        simulator.routes_mut().insert("192.0.2.0/24".parse().unwrap(), Target::Link(2));
+        simulator.routes_mut().insert_neighbor(2, Ipv4Addr::from(CLIENT).into(), MAC);
         Self(simulator)
     }
 
@@ -74,17 +79,37 @@ impl Host {
     }
 
     fn packet_from(&self, port: u16, hook: Hook, flags: u8) -> MemoryPacket {
-        let mut frame = [0; 54];
-        frame[..6].copy_from_slice(&MAC);
-        frame[12..14].copy_from_slice(&[0x08, 0x00]);
-        frame[14..18].copy_from_slice(&[0x45, 0, 0, 40]);
-        frame[22..24].copy_from_slice(&[64, 6]);
-        frame[26..30].copy_from_slice(&CLIENT);
-        frame[30..34].copy_from_slice(&SERVICE);
-        frame[34..36].copy_from_slice(&port.to_be_bytes());
-        frame[36..38].copy_from_slice(&[0, 80]);
-        frame[46..48].copy_from_slice(&[0x50, flags]);
-        MemoryPacket::new(&frame, hook, 2, MacAddress::new(MAC))
+        MemoryPacket::new(&frame((CLIENT, port), (SERVICE, 80), flags), hook, 2, MacAddress::new(MAC))
+    }
+
+    /// What a backend sends to the client.
+    fn answer(&self, from: [u8; 4], flags: u8) -> MemoryPacket {
+        let frame = frame((from, 8080), (CLIENT, 40_000), flags);
+        MemoryPacket::new(&frame, Hook::Ingress, from[3].into(), MacAddress::new(MAC))
+    }
+
+    /// An answer that nobody disturbs: from where the client gets it, if it does.
+    fn answers(&self, from: [u8; 4], flags: u8) -> Option<[u8; 4]> {
+        let mut packet = self.answer(from, flags);
+        let verdict = process(&mut packet, &self.environment(ONE), &mut Workspaces::default());
+        (verdict == Verdict::Forward).then(|| packet.bytes[26..30].try_into().unwrap())
+    }
+
+    /// A packet that chooses so, while another CPU acts.
+    fn disturbed(
+        &self,
+        random: u32,
+        mut packet: MemoryPacket,
+        rival: &dyn Fn(Step),
+    ) -> (Verdict, MemoryPacket) {
+        let environment = Rivals { inner: self.environment(random), rival };
+        let verdict = process(&mut packet, &environment, &mut Workspaces::default());
+        (verdict, packet)
+    }
+
+    /// How many entries are confirmed, and how many are not.
+    fn places(&self) -> [u32; 2] {
+        [self.tables().conntrack_v4().fill().unwrap(), self.tables().opening_v4().fill().unwrap()]
     }
 
     fn environment(&self, random: u32) -> MemoryEnvironment<'_> {
@@ -137,6 +162,20 @@ impl Host {
     }
 }
 
+fn frame(source: ([u8; 4], u16), destination: ([u8; 4], u16), flags: u8) -> [u8; 54] {
+    let mut frame = [0; 54];
+    frame[..6].copy_from_slice(&MAC);
+    frame[12..14].copy_from_slice(&[0x08, 0x00]);
+    frame[14..18].copy_from_slice(&[0x45, 0, 0, 40]);
+    frame[22..24].copy_from_slice(&[64, 6]);
+    frame[26..30].copy_from_slice(&source.0);
+    frame[30..34].copy_from_slice(&destination.0);
+    frame[34..36].copy_from_slice(&source.1.to_be_bytes());
+    frame[36..38].copy_from_slice(&destination.1.to_be_bytes());
+    frame[46..48].copy_from_slice(&[0x50, flags]);
+    frame
+}
+
 fn destination(packet: &MemoryPacket) -> [u8; 4] {
     packet.bytes[30..34].try_into().unwrap()
 }
@@ -151,6 +190,8 @@ fn choices() -> [[u8; 4]; 2] {
 /// What a packet is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
+    Look,
+    Remove,
     Insert,
     Exchange,
     Remember,
@@ -287,6 +328,93 @@ fn who_meets_an_affinity_that_is_being_replaced_is_served_and_leaves_it_alone() 
     assert_eq!(host.sends_from(40_002, OTHER, TCP_SYN), one);
 }
 
+/// A connection that its client's next packet confirms, and its backend.
+fn half_open(host: &Host) -> [u8; 4] {
+    let backend = host.sends(ONE, TCP_SYN);
+    assert_eq!(host.answers(backend, TCP_SYN | TCP_ACK), Some(SERVICE));
+    assert_eq!(host.places(), [0, 2]);
+    backend
+}
+
+/// The entries are moved between a packet's look into conntrack and its look into the other table: it finds them in
+/// neither.
+#[test]
+fn who_looks_for_a_connection_while_it_is_moved_finds_it() {
+    for at in [1, 2] {
+        let host = Host::new();
+        let backend = half_open(&host);
+        let rival = before(Step::Look, at, || assert_eq!(host.sends(OTHER, TCP_ACK), backend));
+        let again = host.answer(backend, TCP_SYN | TCP_ACK);
+        let (verdict, packet) = host.disturbed(ONE, again, &rival);
+        assert_eq!((verdict, &packet.bytes[26..30]), (Verdict::Forward, &SERVICE[..]), "look {at}");
+        assert_eq!((host.places(), host.flows()), ([2, 0], 1), "look {at}");
+
+        let host = Host::new();
+        let backend = half_open(&host);
+        let rival = before(Step::Look, at, || assert_eq!(host.sends(OTHER, TCP_ACK), backend));
+        // It would choose another one.
+        let (verdict, packet) = host.disturbed(OTHER, host.packet(Hook::Ingress, TCP_ACK), &rival);
+        assert_eq!((verdict, destination(&packet)), (Verdict::Forward, backend), "look {at}");
+        assert_eq!((host.places(), host.flows()), ([2, 0], 1), "look {at}");
+    }
+}
+
+/// At each step of the packet that moves a connection its other packets go as before.
+#[test]
+fn a_connection_that_is_being_moved_is_there_at_each_step() {
+    for (step, count) in [(Step::Look, 4), (Step::Insert, 2), (Step::Exchange, 2), (Step::Remove, 2)] {
+        for at in 1..=count {
+            let host = Host::new();
+            let backend = half_open(&host);
+            let came = Cell::new(false);
+            let rival = before(step, at, || {
+                came.set(true);
+                assert_eq!(host.answers(backend, TCP_SYN | TCP_ACK), Some(SERVICE), "{step:?} {at}");
+                assert_eq!(host.sends(OTHER, TCP_SYN), backend, "{step:?} {at}");
+                assert_eq!(host.answers(backend, TCP_ACK), Some(SERVICE), "{step:?} {at}");
+            });
+            let (verdict, packet) = host.disturbed(ONE, host.packet(Hook::Ingress, TCP_ACK), &rival);
+            assert!(came.get(), "{step:?} {at}");
+            assert_eq!((verdict, destination(&packet)), (Verdict::Forward, backend), "{step:?} {at}");
+            assert_eq!((host.places(), host.flows()), ([2, 0], 1), "{step:?} {at}");
+        }
+    }
+}
+
+/// Two packets confirm it at once.
+#[test]
+fn a_connection_is_moved_once() {
+    for (step, count) in [(Step::Look, 4), (Step::Insert, 2), (Step::Exchange, 2), (Step::Remove, 2)] {
+        for at in 1..=count {
+            let host = Host::new();
+            let backend = half_open(&host);
+            let rival = before(step, at, || assert_eq!(host.sends(OTHER, TCP_ACK), backend));
+            let (verdict, packet) = host.disturbed(OTHER, host.packet(Hook::Ingress, TCP_ACK), &rival);
+            assert_eq!((verdict, destination(&packet)), (Verdict::Forward, backend), "{step:?} {at}");
+            assert_eq!((host.places(), host.flows()), ([2, 0], 1), "{step:?} {at}");
+            assert_eq!(host.answers(backend, TCP_ACK), Some(SERVICE));
+        }
+    }
+}
+
+/// Another connection has the same answers, and is moved while this one is opened.
+#[test]
+fn the_answers_of_a_connection_that_is_moved_stay_its_own() {
+    for at in 1..=7 {
+        let host = Host::new();
+        let backend = half_open(&host);
+        let rival = before(Step::Look, at, || assert_eq!(host.sends(ONE, TCP_ACK), backend));
+        let inserts = before(Step::Insert, 1, || assert_eq!(host.sends(ONE, TCP_ACK), backend));
+        let syn = frame((CLIENT, 40_000), (SERVICE, OTHER_PORT), TCP_SYN);
+        let syn = MemoryPacket::new(&syn, Hook::Ingress, 2, MacAddress::new(MAC));
+        let (verdict, _) =
+            host.disturbed(ONE, syn, &|step| if at == 7 { inserts(step) } else { rival(step) });
+        assert_eq!(verdict, Verdict::Drop(DropReason::TupleInUse), "{at}");
+        assert_eq!(host.sends(ONE, TCP_ACK), backend);
+        assert_eq!((host.places(), host.flows()), ([2, 0], 1), "{at}");
+    }
+}
+
 /// The environment of a packet, with other CPUs in it, which act before its steps on IPv4's conntrack.
 struct Rivals<'a> {
     inner: MemoryEnvironment<'a>,
@@ -371,6 +499,7 @@ where
     }
 
     fn flow(&self, place: Place, tuple: &F::Tuple) -> Option<Self::Entry> {
+        (self.rival)(Step::Look);
         Lookup::<F>::flow(&self.inner, place, tuple).map(|inner| Contended { inner, rival: self.rival })
     }
 
@@ -380,6 +509,7 @@ where
     }
 
     fn remove_flow(&self, place: Place, tuple: &F::Tuple) {
+        (self.rival)(Step::Remove);
         Lookup::<F>::remove_flow(&self.inner, place, tuple);
     }
 
