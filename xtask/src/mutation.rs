@@ -4,7 +4,7 @@
 //! stays as it is, so the agreement test must see the two disagree, and must say so: a program that fails to load proves
 //! nothing. So must the torn-read test for what only a value that is being changed shows. Which lines are changed, and
 //! which test must catch them, stands in [`list`]. What the agreement test catches must be noticed on the host, too, by
-//! tests that know nothing of the pipeline: see [`host`].
+//! tests that know nothing of the pipeline: see [`host`]. What only packets show that race is for those alone.
 
 mod copy;
 mod host;
@@ -22,7 +22,7 @@ use crate::{
     toolchain::Toolchain,
 };
 use host::Host;
-use list::{AGREEMENT, EVENTS, Mutation, TORN};
+use list::{AGREEMENT, EVENTS, HOST, Mutation, TORN};
 
 /// A test, and what it must catch.
 struct Suite {
@@ -49,7 +49,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let only = &arguments.only;
     let chosen = |mutation: &Mutation| only.is_empty() || only.iter().any(|name| name == mutation.name);
-    let all = || SUITES.iter().flat_map(|suite| suite.mutations);
+    let all = || SUITES.iter().flat_map(|suite| suite.mutations).chain(HOST);
     if let Some(unknown) = only.iter().find(|name| !all().any(|mutation| mutation.name == name.as_str())) {
         let names: Vec<_> = all().map(|mutation| mutation.name).collect();
         bail!("there is no mutation {unknown}; there are: {}", names.join(", "));
@@ -110,10 +110,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             }
         }
     }
-    if AGREEMENT.iter().any(chosen) {
+    if AGREEMENT.iter().chain(HOST).any(chosen) {
         let host = Host::new(&folder)?;
         println!("unchanged: the host's tests pass, as they must");
-        for mutation in AGREEMENT.iter().filter(|mutation| chosen(mutation)) {
+        for mutation in AGREEMENT.iter().chain(HOST).filter(|mutation| chosen(mutation)) {
             let started = Instant::now();
             let caught = host.catches(mutation)?;
             let (name, seconds) = (mutation.name, started.elapsed().as_secs());

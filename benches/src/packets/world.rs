@@ -112,7 +112,7 @@ impl World {
         let plane = events
             .into_iter()
             .fold(builder, |builder, options| builder.events(options))
-            .capacity(Capacity { conntrack: entries, ..Capacity::default() })
+            .capacity(Capacity { conntrack: entries, opening: entries, ..Capacity::default() })
             .object(object)
             .further_programs(ALL)
             .further_map("bench_lru16", entries)

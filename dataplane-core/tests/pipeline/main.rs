@@ -17,3 +17,4 @@ mod frames;
 mod guards;
 mod host;
 mod masquerade;
+mod siege;

@@ -19,6 +19,7 @@
 //! | `answers` | is whoever sent what is dropped told of it? |
 //! | `addresses` | what becomes of what comes to a virtual address and is of no service? |
 //! | `errors` | do ICMP errors about what is balanced reach whom they are for? |
+//! | `flood` | do connections outlive a flood of packets from forged sources, and do others come through? |
 //! | `fragments` | do datagrams that are too long for one packet arrive whole? |
 //! | `torn` | does a packet ever see half of one list and half of another? |
 
@@ -30,6 +31,7 @@ mod answers;
 mod balance;
 mod conntrack;
 mod errors;
+mod flood;
 mod fragments;
 #[path = "../common/kernel.rs"]
 mod kernel;
