@@ -64,7 +64,7 @@ where
     if !work.flow.is_masqueraded() {
         return insert(work, env, now, seen);
     }
-    reserve(work, env, now, seen)?;
+    reserve(work, env, now)?;
     match Lookup::<F>::insert_flow(env, Place::Opening, &work.headers.tuple, &work.flow) {
         Ok(()) => Ok(Opened::Done),
         Err(error) => {

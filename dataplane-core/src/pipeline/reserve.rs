@@ -25,13 +25,13 @@ const PROBES: u32 = 32;
 /// than the first retransmission of a SYN (RFC 6298, 2.1).
 const HALF_OPEN_SPARED: u32 = 2 * Tick::REFRESH;
 
-/// Reserves a port for the flow in the workspace, which begins in the state `seen`: the flow gets its source, and the entry
-/// of its replies stands.
+/// Reserves a port for the flow in the workspace, which has its first state: the flow gets its source, and the entry of its
+/// replies stands.
 ///
 /// # Errors
 /// Why the packet must be dropped; nothing is reserved.
 #[inline(always)]
-pub(super) fn reserve<F, E>(work: &mut Workspace<F>, env: &E, now: Tick, seen: Seen) -> Result<(), DropReason>
+pub(super) fn reserve<F, E>(work: &mut Workspace<F>, env: &E, now: Tick) -> Result<(), DropReason>
 where
     F: Family,
     E: Environment + Lookup<F>,
@@ -54,7 +54,7 @@ where
         // ports that are taken. Odd, so that it meets as many ports as it makes probes where their number is a power of two.
         (PROBES, spread(random << 16, ports.count()) | 1)
     };
-    let mut search = Search { work, env, now, seen, ports, place, stride, outcome: TAKEN, second: 0 };
+    let mut search = Search { work, env, now, ports, place, stride, outcome: TAKEN, second: 0 };
     env.repeat(probes, &mut search);
     let Search { work, outcome, second, .. } = search;
     if outcome == RESERVED {
@@ -67,7 +67,7 @@ where
     take_from(work, env, now);
     // It was room for the other one's.
     work.pair = work.flow.answering(&work.headers.tuple);
-    match insert(work, env, now, seen) {
+    match insert(work, env, now) {
         Ok(()) => Ok(()),
         Err(InsertError::Full) => Err(DropReason::NatFull),
         Err(InsertError::Exists) => Err(DropReason::Contended),
@@ -76,13 +76,14 @@ where
 
 /// Inserts the entry of the replies under the tuple in the workspace, and gives the flow its port.
 #[inline(always)]
-fn insert<F, E>(work: &mut Workspace<F>, env: &E, now: Tick, seen: Seen) -> Result<(), InsertError>
+fn insert<F, E>(work: &mut Workspace<F>, env: &E, now: Tick) -> Result<(), InsertError>
 where
     F: Family,
     E: Environment + Lookup<F>,
 {
     let port = work.pair_tuple.destination_port();
     work.flow.set_source_port(&work.headers.tuple, port);
+    let seen = Seen::from(work.flow.state());
     work.pair.open_answers(&work.flow, seen.word(work.pair_tuple.tag()), now);
     Lookup::<F>::insert_flow(env, Place::Nat, &work.pair_tuple, &work.pair)
 }
@@ -93,7 +94,6 @@ struct Search<'a, F: Family, E> {
     work: &'a mut Workspace<F>,
     env: &'a E,
     now: Tick,
-    seen: Seen,
     ports: PortRange,
     /// Where in the range the next look is, and how far from there the one after it.
     place: u32,
@@ -128,7 +128,7 @@ where
     fn step(&mut self, _probe: u32) -> bool {
         let port = self.ports.at(self.place);
         self.place = self.ports.behind(self.place, self.stride);
-        let Self { work, env, now, seen, .. } = self;
+        let Self { work, env, now, .. } = self;
         work.pair_tuple.set_destination_port(port);
         if let Some(entry) = Lookup::<F>::flow(*env, Place::Nat, &work.pair_tuple) {
             if use_of::<F, E>(&entry, work.pair_tuple.protocol(), *env, *now) == PortUse::Dispensable {
@@ -139,7 +139,7 @@ where
         if self.outcome == FULL || Lookup::<F>::is_bound(*env, &work.pair_tuple) {
             return false;
         }
-        self.outcome = match insert(work, *env, *now, *seen) {
+        self.outcome = match insert(work, *env, *now) {
             Ok(()) => RESERVED,
             Err(InsertError::Full) => FULL,
             // Another CPU was faster.

@@ -15,8 +15,8 @@ use crate::{
     },
     model::{self, Frontend, Protocol, Service},
     pipeline::{
-        AnswerBudget, Backend, DropReason, Environment, EventRecord, EventSink, Hook, NextHop, Route, RouteQuery,
-        Routes, Steps, Tick, Verdict, VerdictNumber, Workspaces, process,
+        AnswerBudget, Backend, DropReason, Environment, EventRecord, EventSink, Hook, NextHop, Route,
+        RouteQuery, Routes, Steps, Tick, Verdict, VerdictNumber, Workspaces, process,
     },
     source::Precedence,
     tables::{AffinityCell, Capacity, Family, Flow, FlowEntry, InsertError, Lookup, Place, Store, Tuple, V4},
