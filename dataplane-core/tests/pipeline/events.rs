@@ -165,7 +165,8 @@ fn a_local_backend_is_told_of_as_such() {
 fn a_flow_that_another_takes_the_place_of_is_closed_for_its_own_reason() {
     type End =
         fn(&mut Host, Cast, [dataplane_core::abi::BackendRef; 2], dataplane_testkit::fill::FilledService);
-    let ends: [(CloseReason, &[(bool, u8)], End); 6] = [
+    type Story = (CloseReason, &'static [(bool, u8)], End);
+    let ends: [Story; 6] = [
         (CloseReason::Finished, &[(true, FIN | ACK), (false, FIN | ACK)], |_, _, _, _| {}),
         (CloseReason::Reset, &[(false, RST)], |_, _, _, _| {}),
         (CloseReason::TimedOut, &[], |host, _, _, _| host.pass(Duration::from_secs(6 * 3600 + 2))),

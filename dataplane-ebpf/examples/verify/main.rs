@@ -10,22 +10,29 @@
 //! Instructions are those that the verifier walked through (branches count once each time they are visited); stack is
 //! the deepest chain of calls. Exits with 1 if a program can't be loaded, after its verifier log. It attaches nothing.
 //!
-//! With `--open` it opens a dataplane as an embedder does, on the loopback interface, says what it got there, and detaches:
+//! With `--open` it opens a dataplane as an embedder does, on the loopback interface, has it drop a packet and tell of that, says what
+//! it got there, and detaches:
 //!
+//!     opened: told dropped udp 192.0.2.2:40000 > 203.0.113.10:80 at ingress of interface 1: no-backend
 //!     opened: lo: XDP off (not wanted), clsact (this kernel has no tcx)
 //!
 //! Linked statically, it runs in a virtual machine that holds nothing else: `cargo xtask kernels`.
 
 mod stack;
 
-use std::{collections::BTreeMap, env, error::Error, fs, process::ExitCode};
+use std::{collections::BTreeMap, env, error::Error, fs, process::ExitCode, time::Duration};
 
 use aya::{
     EbpfLoader, VerifierLogLevel,
     programs::{Program, ProgramError},
 };
-use dataplane_core::tables::Capacity;
+use dataplane_core::{
+    event::{Event, EventOptions},
+    tables::Capacity,
+    wire::PROTOCOL_UDP,
+};
 use dataplane_ebpf::{EbpfDataplane, Uplink, XdpMode};
+use dataplane_testkit::{fill::Filler, frames::Frame};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 fn main() -> ExitCode {
@@ -63,13 +70,26 @@ fn open(object: &str) -> Result<(), Box<dyn Error>> {
         .unpinned()
         .object(bytes)
         .capacity(Capacity::small())
+        .events(EventOptions::default())
         .uplink(Uplink::named("lo").xdp(XdpMode::Off))
         .open()?;
     plane.refresh()?;
+    println!("opened: told {}", drop_one(&plane)?);
     for attachment in plane.attachments() {
         println!("opened: {attachment}");
     }
     Ok(plane.detach()?)
+}
+
+/// Has a packet dropped, for want of a backend, and reads the event of that.
+fn drop_one(plane: &EbpfDataplane) -> Result<Event, Box<dyn Error>> {
+    let [client, service] = ["192.0.2.2:40000".parse()?, "203.0.113.10:80".parse()?];
+    Filler::default().service(&*plane.tables(), service, PROTOCOL_UDP, &[])?;
+    let loopback = plane.attachments().first().map_or(1, |attachment| attachment.index);
+    let frame = Frame::udp(client, service).link([0; 6], [2, 0, 0, 0, 0, 1]).build();
+    plane.run_named("forebay_ingress", &frame, loopback, 1)?;
+    let reader = plane.events().ok_or("no events")?;
+    Ok(reader.next(Duration::from_secs(5))?.ok_or("a packet was dropped, and nothing told")?)
 }
 
 /// Loads every program and prints its line; returns how many were refused.
