@@ -13,6 +13,7 @@
 //! | `neighbour` | permanent, deleted and listed neighbours |
 //! | `ethtool` | [`Offload`]: checksum, segmentation and receive offloads |
 //! | `statistics` | the kernel's own counters, typed |
+//! | `raw` | [`RawSender`]: packets from whomever |
 //! | `http`, `udp`, `pattern` | servers and clients for scenarios |
 //! | `topology` | [`LoadBalancerTopology`]: a client, a balancer and backends |
 //! | `kernel_test` | what a test needs of the machine, [`require_kernel!`](crate::require_kernel) |
@@ -45,6 +46,7 @@ mod namespace;
 mod neighbour;
 mod netlink;
 mod pattern;
+mod raw;
 mod route;
 mod statistics;
 mod sys;
@@ -60,6 +62,7 @@ pub use kernel_test::{KERNEL_TEST_LOG, MissingPrivilege, REQUIRE_KERNEL, capabil
 pub use link::{Interface, MacAddress, bridge, veth};
 pub use namespace::Namespace;
 pub use neighbour::{Neighbour, NeighbourState};
+pub use raw::RawSender;
 pub use route::{Route, RouteKind};
 pub use statistics::{
     Icmp6Statistics, IcmpStatistics, InterfaceCounters, IpStatistics, Statistics, TcpMoreStatistics,

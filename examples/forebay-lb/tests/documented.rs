@@ -4,95 +4,25 @@
 mod common;
 
 use std::{
-    collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     ops::ControlFlow,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use common::{Daemon, Files, Held, LIMIT, PATIENCE, PinFolder, looks};
+use common::{
+    Daemon, Held, LIMIT, PATIENCE, looks,
+    page::{Page, others},
+};
 use dataplane_testkit::{
-    net::{AddressPlan, BackendLinks, HttpServer, LoadBalancerTopology, http, wait_for},
+    net::{AddressPlan, http, wait_for},
     require_kernel,
 };
-use serde_json::{Value, json};
-
-const PAGE: &str = include_str!("../../../docs/bare-metal.md");
-
-/// A block of the page, by its first line.
-fn block(first: &str) -> String {
-    let (_, rest) = PAGE.split_once(&format!("```yaml\n# {first}\n")).unwrap();
-    rest.split_once("```").unwrap().0.to_owned()
-}
-
-/// The page's network, with the page's files. The cards have other names here.
-struct Page {
-    topology: LoadBalancerTopology,
-    _servers: Vec<HttpServer>,
-    files: Files,
-    services: String,
-    _pins: PinFolder,
-}
-
-impl Page {
-    fn new() -> Self {
-        let topology = LoadBalancerTopology::builder(3).links(BackendLinks::Shared).build().unwrap();
-        let servers = topology.backends.iter().map(|backend| {
-            let addresses = backend.addresses.with_port(8080);
-            HttpServer::start(&backend.namespace, backend.name.as_str(), &addresses).unwrap()
-        });
-        let servers = servers.collect();
-        let config = block("/etc/forebay/forebay-lb.yaml");
-        let config = config.replace("eth0", "to-client").replace("eth1", "to-backends");
-        let pins = PinFolder::new("documented");
-        let config = config.replace("/sys/fs/bpf/forebay", &pins.pins().display().to_string());
-        // So that a connection that ended is soon forgotten.
-        let config = config.replace("timeouts: {", "timeouts: {tcp_closing: 3, ");
-        let services = block("/etc/forebay/services.d/web.yaml");
-        let files = Files::new(&config, &services);
-        Self { topology, _servers: servers, files, services, _pins: pins }
-    }
-
-    /// Who answers so many requests, half of them over each family.
-    fn answers(&self, requests: usize) -> BTreeSet<String> {
-        let addresses = AddressPlan::vip(0).with_port(80);
-        self.topology.client.run(|| {
-            let get = |index: usize| http::get(addresses[index % 2], "/name", PATIENCE).unwrap();
-            (0..requests).map(|index| String::from_utf8(get(index).body).unwrap()).collect()
-        })
-    }
-
-    /// The page's services, with both addresses of a backend's host in another form, or without them.
-    fn edit(&self, host: usize, change: impl Fn(SocketAddr) -> Option<String>) -> String {
-        let both = self.topology.backends[host].addresses.with_port(8080);
-        let line = |line: &str| {
-            let address = line.trim().trim_start_matches("- ").trim_matches('"').parse();
-            match address.ok().filter(|address| both.contains(address)) {
-                Some(address) => change(address).map(|entry| format!("      - {entry}")),
-                None => Some(line.to_owned()),
-            }
-        };
-        self.services.lines().filter_map(line).collect::<Vec<_>>().join("\n")
-    }
-
-    /// The flows that the status shows of each host's IPv4 backend.
-    fn flows(&self, status: &Value) -> Vec<u64> {
-        let listed = status["services"][0]["backends"].as_array().unwrap();
-        let of = |address: IpAddr| listed.iter().find(|backend| backend["address"] == address.to_string());
-        let hosts = self.topology.backends.iter();
-        hosts.map(|host| of(host.addresses.v4.into()).map_or(0, |b| b["flows"].as_u64().unwrap())).collect()
-    }
-}
-
-/// Who serves where this host does not.
-fn others(host: usize) -> BTreeSet<String> {
-    (0..3).filter(|other| *other != host).map(|other| format!("backend{other}")).collect()
-}
+use serde_json::json;
 
 #[test]
 fn the_documented_set_up_serves_is_edited_and_leaves_nothing_behind() {
     require_kernel!();
-    let page = Page::new();
+    let page = Page::new("documented");
     let (balancer, [v4, _]) = (&page.topology.balancer, AddressPlan::vip(0).with_port(80));
     let before = looks(balancer);
     let daemon = Daemon::start(balancer, &page.files);

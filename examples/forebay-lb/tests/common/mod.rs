@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test panics where it cannot go on")]
 
+pub mod page;
+
 use std::{
     collections::BTreeSet,
     fs,
