@@ -73,11 +73,8 @@ impl<F: Family<Tuple: Hash + Eq + Debug>> Flows for Subject<'_, F> {
 }
 
 fn each(store: &Arc<dyn Store>, check: fn(&dyn Flows)) {
-    let v4: [(&dyn HashTable<_, _>, &dyn FlowTable<_, _>); 3] = [
-        (store.conntrack_v4(), store.flows_v4()),
-        (store.opening_v4(), store.half_open_v4()),
-        (store.nat_v4(), store.reservations_v4()),
-    ];
+    let v4: [(&dyn HashTable<_, _>, &dyn FlowTable<_, _>); 2] =
+        [(store.conntrack_v4(), store.flows_v4()), (store.opening_v4(), store.half_open_v4())];
     for (table, flows) in v4 {
         check(&Subject::<V4> {
             table,
@@ -90,11 +87,8 @@ fn each(store: &Arc<dyn Store>, check: fn(&dyn Flows)) {
             flow: |backend| FlowV4 { backend, frontend: FRONTEND, ..FlowV4::default() },
         });
     }
-    let v6: [(&dyn HashTable<_, _>, &dyn FlowTable<_, _>); 3] = [
-        (store.conntrack_v6(), store.flows_v6()),
-        (store.opening_v6(), store.half_open_v6()),
-        (store.nat_v6(), store.reservations_v6()),
-    ];
+    let v6: [(&dyn HashTable<_, _>, &dyn FlowTable<_, _>); 2] =
+        [(store.conntrack_v6(), store.flows_v6()), (store.opening_v6(), store.half_open_v6())];
     for (table, flows) in v6 {
         check(&Subject::<V6> {
             table,
