@@ -40,7 +40,7 @@ fn the_documented_set_up_serves_is_edited_and_leaves_nothing_behind() {
     };
     let host = std::thread::scope(|scope| {
         let downloading = scope.spawn(|| {
-            page.topology.client.run(|| http::download_with(v4, 1 << 30, Some(1 << 20), LIMIT, go_on))
+            page.topology.client.run(|| http::download_with(v4, 1 << 30, Some(1 << 20), LIMIT * 5, go_on))
         });
         let status = daemon.wait_for_status("the download has a backend", |status| {
             page.flows(status).iter().sum::<u64>() == 1

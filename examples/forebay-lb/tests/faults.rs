@@ -22,15 +22,16 @@ use dataplane_testkit::{
     net::{AddressPlan, Namespace, RawSender, http, wait_for},
     require_kernel,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Connections of each family that lie idle through each fault.
 const IDLE: usize = 25;
 /// Connections of each family that transfer data all the time.
 const BUSY: usize = 4;
-/// Entries of conntrack for each family: less than the page has, so that a flood fills them in a few seconds.
-const CONNTRACK: usize = 8192;
-/// Half-open connections that are begun, of each family half: several times as many as conntrack has entries.
+/// Entries of each family for connections, and for half-open ones: less than the page has, so that a flood fills them in a few
+/// seconds.
+const ENTRIES: u64 = 8192;
+/// Half-open connections that are begun, of each family half: several times as many as there are entries for.
 const FLOOD: usize = 100_000;
 
 /// A connection that has sent the first half of its request.
@@ -71,22 +72,42 @@ impl Drop for Raise<'_> {
 /// What a socket says whose queue is full.
 const NO_ROOM: i32 = rustix::io::Errno::NOBUFS.raw_os_error();
 
-/// Packets of one kind from anybody, to each of the virtual addresses in turn.
-fn send(client: &Namespace, count: usize, mut packet: impl FnMut(&mut Rng, SocketAddr) -> Vec<u8> + Send) {
+/// Packets of one kind from anybody, to each of the virtual addresses in turn; how many left.
+fn send(
+    client: &Namespace,
+    count: usize,
+    mut packet: impl FnMut(&mut Rng, SocketAddr) -> Vec<u8> + Send,
+) -> u64 {
     client.run(|| {
         let sender = RawSender::new().unwrap();
         let mut random = Rng::new(0xf10d);
         let addresses = AddressPlan::vip(0).with_port(80);
+        let mut sent = 0;
         for index in 0..count {
             let to = addresses[index % 2];
             let packet = packet(&mut random, to);
-            // What its own queue has no room for is a packet less.
             match sender.send(&packet, to.ip()) {
-                Err(error) if error.raw_os_error() != Some(NO_ROOM) => panic!("{to}: {error}"),
-                _ => {}
+                Ok(()) => sent += 1,
+                // What its own queue has no room for is a packet less.
+                Err(error) => assert_eq!(error.raw_os_error(), Some(NO_ROOM), "{to}: {error}"),
             }
         }
-    });
+        sent
+    })
+}
+
+/// How many packets XDP and tc dropped for this reason.
+fn dropped(status: &Value, reason: &str) -> u64 {
+    let at = |hook: &str| status["counters"][hook]["drop"][reason].as_u64().unwrap_or(0);
+    at("xdp") + at("ingress")
+}
+
+/// How full the tables of this name are, of each family.
+fn fill(status: &Value, table: &str) -> [u64; 2] {
+    let tables = status["tables"].as_array().unwrap();
+    let of =
+        |name: String| tables.iter().find(|table| table["name"] == name).unwrap()["fill"].as_u64().unwrap();
+    [of(format!("{table}_v4")), of(format!("{table}_v6"))]
 }
 
 /// An address and a port that are nobody's here.
@@ -107,7 +128,9 @@ fn no_connection_fails_whatever_happens() {
     let page = Page::new("faults");
     let config = std::fs::read_to_string(page.files.config()).unwrap();
     assert!(config.contains("conntrack: 262144"));
-    page.files.configure(&config.replace("conntrack: 262144", &format!("conntrack: {CONNTRACK}")));
+    page.files.configure(
+        &config.replace("conntrack: 262144", &format!("conntrack: {ENTRIES}, opening: {ENTRIES}")),
+    );
     let (balancer, client) = (&page.topology.balancer, &page.topology.client);
     let addresses = AddressPlan::vip(0).with_port(80);
     let before = looks(balancer);
@@ -132,7 +155,7 @@ fn no_connection_fails_whatever_happens() {
             .map(|index| {
                 let to = addresses[index % 2];
                 scope.spawn(move || {
-                    client.run(|| http::download_with(to, 1 << 30, Some(1 << 17), LIMIT, go_on))
+                    client.run(|| http::download_with(to, 1 << 30, Some(1 << 17), LIMIT * 5, go_on))
                 })
             })
             .collect();
@@ -209,13 +232,18 @@ fn no_connection_fails_whatever_happens() {
             }
         });
         through("two kinds of packets that open nothing, from anybody", &mut || {
-            send(client, FLOOD / 2, |random, to| {
+            let before = dropped(&daemon.status(), "no-flow");
+            let sent = send(client, FLOOD / 2, |random, to| {
                 let from = stranger(random, to);
                 Frame::tcp(from, to, *random.pick(&[flags::RST, flags::SYN | flags::ACK])).packet()
             });
+            assert!(sent > FLOOD as u64 / 4, "{sent} sent");
+            daemon.wait_for_status("all are dropped by name", |status| {
+                dropped(status, "no-flow") >= before + sent
+            });
         });
         through("parts of packets, and what is no packet", &mut || {
-            send(client, FLOOD / 2, |random, to| {
+            let sent = send(client, FLOOD / 2, |random, to| {
                 let mut frame = Frame::tcp(stranger(random, to), to, flags::ACK).payload(&[0; 16]);
                 frame.fragment = random.draw() as u16 & 0x3fff;
                 frame.hop_limit = random.draw() as u8;
@@ -231,9 +259,18 @@ fn no_connection_fails_whatever_happens() {
                 packet[from..from + length].copy_from_slice(&destination);
                 packet
             });
+            assert!(sent > FLOOD as u64 / 4, "{sent} sent");
         });
         through("a flood of connections that are never finished", &mut || {
-            send(client, FLOOD, |random, to| Frame::tcp(stranger(random, to), to, flags::SYN).packet());
+            let sent =
+                send(client, FLOOD, |random, to| Frame::tcp(stranger(random, to), to, flags::SYN).packet());
+            assert!(sent > 4 * ENTRIES, "{sent} sent");
+            // An LRU table evicts before its last entry is taken.
+            let status = daemon.wait_for_status("the tables of half-open connections are full", |status| {
+                fill(status, "opening").into_iter().all(|fill| fill > ENTRIES * 3 / 4)
+            });
+            let standing = 2 * (IDLE + BUSY) as u64;
+            assert!(fill(&status, "conntrack").into_iter().all(|fill| fill >= standing / 2), "{status:#}");
         });
         enough.store(true, Ordering::Relaxed);
         for busy in busy {
@@ -244,5 +281,6 @@ fn no_connection_fails_whatever_happens() {
         assert!(ended.success() && !said.contains("panicked"), "{said}");
     });
     assert_eq!(balancer.run(|| end_of(with(&["--remove"]))).0, 0);
+    assert!(!page.pins.pins().exists());
     assert_eq!(looks(balancer), before);
 }

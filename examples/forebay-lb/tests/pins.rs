@@ -156,7 +156,7 @@ fn connections_outlive_restarts_and_crashes() {
         let downloads: Vec<_> = (0..8)
             .map(|_| {
                 scope.spawn(move || {
-                    client.run(|| http::download_with(vip, 1 << 30, Some(1 << 18), LIMIT, go_on))
+                    client.run(|| http::download_with(vip, 1 << 30, Some(1 << 18), LIMIT * 5, go_on))
                 })
             })
             .collect();

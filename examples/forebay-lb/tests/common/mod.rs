@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use dataplane_testkit::{
     child::{self, Lines},
     net::{Namespace, http, wait_for},
@@ -191,7 +192,7 @@ impl Drop for Daemon<'_> {
     }
 }
 
-/// What iproute2 and bpftool show of a namespace: compared before and after.
+/// What iproute2 and bpftool show of a namespace, and who stands at tcx of its interfaces: compared before and after.
 pub fn looks(host: &Namespace) -> String {
     let commands: [&[&str]; 5] = [
         &["ip", "-details", "address"],
@@ -205,11 +206,25 @@ pub fn looks(host: &Namespace) -> String {
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
         let output = host.run(|| child::output(&mut command, LIMIT)).unwrap();
+        assert!(output.status.success(), "{words:?}: {output:?}");
         // Link-local addresses and the state of a link come about in their own time.
         let settles = ["fe80", "ff00", "valid_lft", "<"];
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let lines = text.lines().filter(|line| !settles.iter().any(|mark| line.contains(mark)));
         shown += &format!("$ {}\n{}\n", words.join(" "), lines.collect::<Vec<_>>().join("\n"));
+    }
+    // bpftool of Debian 12 does not know tcx.
+    for interface in host.interfaces().unwrap() {
+        for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
+            let stands = host.run(|| SchedClassifier::query_tcx(&interface, hook));
+            let ids =
+                stands.map(|(_, programs)| programs.iter().map(|program| program.id()).collect::<Vec<_>>());
+            shown += &match ids {
+                Ok(ids) => format!("tcx of {interface}, {hook:?}: {ids:?}\n"),
+                // Before Linux 6.6.
+                Err(error) => format!("tcx of {interface}: {error}\n"),
+            };
+        }
     }
     shown
 }
@@ -227,20 +242,22 @@ impl Held {
         // What is closed meanwhile is an error there.
         let texts: Vec<_> =
             descriptors.flatten().filter_map(|entry| fs::read_to_string(entry.path()).ok()).collect();
-        let ids = |field: &str| {
+        let ids = |field: &str| -> BTreeSet<u32> {
             let of = |text: &String| {
                 text.lines()
                     .find_map(|line| line.strip_prefix(field)?.trim_start_matches(':').trim().parse().ok())
             };
             texts.iter().filter_map(of).collect()
         };
-        Self { programs: ids("prog_id"), links: ids("link_id") }
+        let held = Self { programs: ids("prog_id"), links: ids("link_id") };
+        assert!(!held.programs.is_empty() && !held.links.is_empty(), "{held:?}");
+        held
     }
 
     pub fn is_gone(&self) -> bool {
         let programs: BTreeSet<u32> =
-            aya::programs::loaded_programs().flatten().map(|program| program.id()).collect();
-        let links: BTreeSet<u32> = aya::programs::loaded_links().flatten().map(|link| link.id()).collect();
+            aya::programs::loaded_programs().map(|program| program.unwrap().id()).collect();
+        let links: BTreeSet<u32> = aya::programs::loaded_links().map(|link| link.unwrap().id()).collect();
         self.programs.is_disjoint(&programs) && self.links.is_disjoint(&links)
     }
 }
@@ -270,6 +287,9 @@ impl PinFolder {
 impl Drop for PinFolder {
     fn drop(&mut self) {
         // A pin that goes takes its link along.
-        fs::remove_dir_all(&self.0).unwrap();
+        let removed = fs::remove_dir_all(&self.0);
+        if !std::thread::panicking() {
+            removed.unwrap();
+        }
     }
 }
