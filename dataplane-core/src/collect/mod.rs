@@ -98,6 +98,21 @@ struct Round {
     position: ScanPosition,
     /// Whether times are looked at, or only what is revoked.
     timed: bool,
+    /// Whether the kernel refused a slice of it: then it says nothing about what it did not see.
+    refused: bool,
+}
+
+impl Round {
+    /// It goes on with the next table, if there is one.
+    fn behind_this_table(self) -> Option<Self> {
+        let (family, place) = match (self.family, self.place) {
+            (family, Place::Opening) => (family, Place::Conntrack),
+            (family, Place::Conntrack) => (family, Place::Nat),
+            (IpFamily::V4, Place::Nat) => (IpFamily::V6, FIRST_PLACE),
+            (IpFamily::V6, Place::Nat) => return None,
+        };
+        Some(Self { family, place, position: ScanPosition::default(), ..self })
+    }
 }
 
 /// How far the search for a revoked flow is.
@@ -159,18 +174,18 @@ impl Collector {
         let begin = Instant::now();
         let looked = self.slice(round);
         self.next_slice = now + rest_after(begin.elapsed());
-        match looked {
-            Ok(Some(round)) => self.round = Some(round),
-            Ok(None) => self.end(),
-            Err(error) => {
-                self.done.failures += 1;
-                if self.done.failures.is_power_of_two() {
-                    let failures = self.done.failures;
-                    tracing::warn!(%error, failures, "the collector was refused a slice; it begins anew later");
-                }
-                self.next_round = now + self.interval;
-                self.next_slice = self.next_round;
+        let next = looked.unwrap_or_else(|error| {
+            self.done.failures += 1;
+            if self.done.failures.is_power_of_two() {
+                let failures = self.done.failures;
+                tracing::warn!(%error, failures, "the collector was refused a slice; it goes on with the next table");
             }
+            // Where one table can't be looked at, those behind it can.
+            Round { refused: true, ..round }.behind_this_table().ok_or(Round { refused: true, ..round })
+        });
+        match next {
+            Ok(round) => self.round = Some(round),
+            Err(round) => self.end(round, now),
         }
         if self.round.is_some() || !self.revoked.is_empty() {
             return NextWake::At(self.next_slice);
@@ -189,7 +204,13 @@ impl Collector {
         }
         self.revoked.values_mut().for_each(|(_, search)| *search = Search::Clean);
         self.nat.begin();
-        Some(Round { family: IpFamily::V4, place: FIRST_PLACE, position: ScanPosition::default(), timed })
+        Some(Round {
+            family: IpFamily::V4,
+            place: FIRST_PLACE,
+            position: ScanPosition::default(),
+            timed,
+            refused: false,
+        })
     }
 
     /// Whether packets were dropped for want of a port or of an entry since it was asked last: then a round is worth its while
@@ -209,14 +230,21 @@ impl Collector {
         self.exhausted > before
     }
 
-    fn end(&mut self) {
+    fn end(&mut self, round: Round, now: Duration) {
+        if round.refused {
+            // It would be refused again; and what was to be found may stand where nobody looked.
+            self.next_round = now + self.interval;
+            self.next_slice = self.next_round;
+            self.revoked.values_mut().for_each(|(_, search)| *search = Search::Found);
+            return;
+        }
         self.done.rounds += 1;
         self.nat.end();
         self.revoked.retain(|_, (_, search)| *search != Search::Clean);
     }
 
-    /// Looks at the next entries; where to go on, if the round is not over.
-    fn slice(&mut self, round: Round) -> Result<Option<Round>, TableError> {
+    /// Looks at the next entries; where the round goes on, or that it is over.
+    fn slice(&mut self, round: Round) -> Result<Result<Round, Round>, TableError> {
         let store = self.store.clone();
         let at = Moment::of(&*store);
         let behind = match (round.family, round.place) {
@@ -227,16 +255,10 @@ impl Collector {
             (IpFamily::V6, Place::Opening) => self.look::<V6>(store.half_open_v6(), &round, &at)?,
             (IpFamily::V6, Place::Nat) => self.look::<V6>(store.reservations_v6(), &round, &at)?,
         };
-        if let Some(position) = behind {
-            return Ok(Some(Round { position, ..round }));
-        }
-        let next = match (round.family, round.place) {
-            (family, Place::Opening) => (family, Place::Conntrack),
-            (family, Place::Conntrack) => (family, Place::Nat),
-            (IpFamily::V4, Place::Nat) => (IpFamily::V6, FIRST_PLACE),
-            (IpFamily::V6, Place::Nat) => return Ok(None),
-        };
-        Ok(Some(Round { family: next.0, place: next.1, position: ScanPosition::default(), ..round }))
+        Ok(match behind {
+            Some(position) => Ok(Round { position, ..round }),
+            None => round.behind_this_table().ok_or(round),
+        })
     }
 
     fn look<F: Family>(
