@@ -34,6 +34,13 @@ impl Running {
     }
 }
 
+impl Running {
+    /// Whether its thread has ended by itself: it panicked, and nobody keeps the tables any more.
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
 fn run(controller: &Controller, stop: &AtomicBool) {
     let changed = &controller.shared.changed;
     loop {

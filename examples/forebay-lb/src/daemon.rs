@@ -65,6 +65,8 @@ pub fn run(config: &Config, keep: bool, log_flows: bool) -> Result<(), Failure> 
     };
     let outcome = match serve(config, &plane, &board, &signals, &supervisor) {
         Ok(()) => end(plane, keep),
+        // It served until now: packets are balanced on while it is started again.
+        Err(failure @ Failure::Broken { .. }) => end(plane, keep).and(Err(failure)),
         Err(failure) => give_up(plane).and(Err(failure)),
     };
     // What happened to the end is told.
@@ -83,7 +85,7 @@ fn serve(
     supervisor: &Supervisor,
 ) -> Result<(), Failure> {
     let control = Controller::builder(plane.tables()).maglev_seed(config.maglev_seed).build()?;
-    let _applier = control
+    let applier = control
         .spawn()
         .map_err(|source| Failure::System { operation: "start the controller's thread", source })?;
     let source = StaticSource::new(&config.services);
@@ -98,7 +100,7 @@ fn serve(
         events: plane.events(),
     });
     // Dropped before the applier: the source first, then the thread that applies what it said.
-    let Some(_following) = begin(config, &control, &status, following, signals)? else {
+    let Some(Begun { following, confirms }) = begin(config, &control, &status, following, signals)? else {
         tracing::info!("told to end before it served");
         return Ok(());
     };
@@ -108,9 +110,20 @@ fn serve(
     plane.attachments().iter().for_each(|attachment| tracing::info!("attached: {attachment}"));
     tracing::info!("status at http://{}/status", config.status);
     supervisor.tell(&format!("READY=1\nSTATUS={} services", status.now().services));
+    if confirms {
+        watch.confirm();
+    }
     loop {
         match signals.recv_timeout(TICK) {
-            Err(RecvTimeoutError::Timeout) => watch.look(plane, board),
+            Err(RecvTimeoutError::Timeout) => {
+                watch.look(plane, board);
+                if applier.is_finished() {
+                    return Err(Failure::Broken { thread: "that keeps the tables" });
+                }
+                if following.is_finished() {
+                    return Err(Failure::Broken { thread: "that follows the files" });
+                }
+            }
             Ok(SIGUSR1) => watch.confirm(),
             Ok(SIGHUP) => {
                 tracing::info!("SIGHUP: files of services are followed as they change; nothing to do");
@@ -203,6 +216,13 @@ fn open(config: &Config, log_flows: bool) -> Result<EbpfDataplane, Failure> {
     Ok(plane)
 }
 
+/// The services stand in the tables.
+struct Begun {
+    following: RunningSource,
+    /// What is held back was confirmed meanwhile.
+    confirms: bool,
+}
+
 /// Waits until the services stand in the tables, or it is known why not. Nothing where it is told to end meanwhile.
 fn begin(
     config: &Config,
@@ -210,23 +230,28 @@ fn begin(
     status: &StaticStatus,
     following: RunningSource,
     signals: &Receiver<i32>,
-) -> Result<Option<RunningSource>, Failure> {
+) -> Result<Option<Begun>, Failure> {
     let deadline = Instant::now() + START;
+    let mut confirms = false;
     // Files that were good a moment ago may be bad by now: then it waits until they are good again.
     loop {
-        if matches!(signals.try_recv(), Ok(SIGTERM | SIGINT)) {
-            return Ok(None);
+        match signals.try_recv() {
+            Ok(SIGTERM | SIGINT) => return Ok(None),
+            Ok(SIGUSR1) => confirms = true,
+            _ => {}
         }
         let standing =
             status.wait_for(GLANCE, |standing| standing.revision.is_some()).unwrap_or_else(|| status.now());
         let outcome = standing.revision.map(|revision| control.wait_applied(revision, GLANCE));
         match outcome {
             // What is refused or in conflict is told, and does not keep the others from serving.
-            Some(Ok(()) | Err(WaitError::Incomplete { .. })) => return Ok(Some(following)),
+            Some(Ok(()) | Err(WaitError::Incomplete { .. })) => {
+                return Ok(Some(Begun { following, confirms }));
+            }
             None | Some(Err(_)) if Instant::now() < deadline && !following.is_finished() => {}
             Some(Err(error)) => {
                 tracing::warn!("{error}");
-                return Ok(Some(following));
+                return Ok(Some(Begun { following, confirms }));
             }
             None => {
                 let wrong = standing.rejected.map(|rejected| rejected.to_string().into());

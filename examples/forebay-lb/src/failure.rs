@@ -60,6 +60,16 @@ pub enum Failure {
         error: SourceError,
     },
 
+    /// A part of the daemon has ended by itself.
+    #[error(
+        "the thread {thread} has ended, which is a mistake in this program: what it said before is above; packets are \
+         balanced on as the files said last where --keep says so, and starting it again goes on from there"
+    )]
+    Broken {
+        /// Which.
+        thread: &'static str,
+    },
+
     /// What is in the tables can't be gone on from.
     #[error(transparent)]
     Control(#[from] ControllerError),

@@ -11,8 +11,11 @@ use std::{
     time::Duration,
 };
 
-use common::{Daemon, Files, PATIENCE, STATUS, command, config};
-use dataplane_testkit::{net::Namespace, require_kernel};
+use common::{Daemon, Files, LIMIT, PATIENCE, STATUS, command, config};
+use dataplane_testkit::{
+    net::{Namespace, http, wait_for},
+    require_kernel,
+};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -151,6 +154,9 @@ fn bad_requests_do_no_harm_and_nobody_else_can_ask() {
     ask(&vec![b'x'; 1 << 20]);
     let idle: Vec<_> = (0..100).map(|_| host.run(|| TcpStream::connect(STATUS).unwrap())).collect();
     drop(idle);
+    // Until it has seen that they are gone there is no room for more.
+    let answers = || host.run(|| http::get(STATUS.parse().unwrap(), "/healthz", PATIENCE)).is_ok();
+    wait_for(LIMIT, "it answers again", answers).unwrap();
     daemon.wait_for_status("it serves as before", |status| status["ready"] == true);
     // Only on the loopback.
     host.interface("lo").unwrap().add_address("192.0.2.1/32".parse().unwrap()).unwrap();

@@ -12,7 +12,7 @@ use std::{
 };
 
 use control_static::StaticStatus;
-use dataplane_core::{Controller, tables::Store};
+use dataplane_core::{Controller, collect::Collected, tables::Store};
 use dataplane_ebpf::{Attachment, EventReader};
 use parking_lot::Mutex;
 
@@ -22,7 +22,8 @@ use crate::http::Answer;
 /// A status is this old at the most; asking more often costs nothing.
 const AGE: Duration = Duration::from_secs(1);
 
-/// The main thread looks around every second; where it has not for so long, it hangs.
+/// The main thread looks around every second, and the collector goes round every five; where one has not for so long, it
+/// hangs.
 const HANGS: Duration = Duration::from_secs(30);
 
 /// Everything that status is made of. Shared with the threads that serve it.
@@ -30,6 +31,8 @@ pub struct Board {
     begun: Instant,
     services: PathBuf,
     seen: Mutex<Seen>,
+    /// What the collector had done, and since when it is no more.
+    collected: Mutex<(Collected, Instant)>,
     /// The tables and who writes them, once they are open.
     parts: Mutex<Option<Parts>>,
     last: Mutex<Option<(Instant, Answer)>>,
@@ -76,6 +79,7 @@ impl Board {
             begun: Instant::now(),
             services,
             seen: Mutex::default(),
+            collected: Mutex::new((Collected::default(), Instant::now())),
             parts: Mutex::default(),
             last: Mutex::default(),
         }
@@ -88,7 +92,15 @@ impl Board {
 
     /// What the main thread sees now.
     pub fn see(&self, attachments: Vec<Attachment>, warnings: Vec<String>, trouble: Option<String>) {
-        *self.seen.lock() = Seen { at: Some(Instant::now()), attachments, warnings, trouble };
+        let now = Instant::now();
+        *self.seen.lock() = Seen { at: Some(now), attachments, warnings, trouble };
+        if let Some(parts) = &*self.parts.lock() {
+            let done = parts.control.collected();
+            let mut collected = self.collected.lock();
+            if collected.0 != done {
+                *collected = (done, now);
+            }
+        }
     }
 
     /// The page of a path.
@@ -106,12 +118,15 @@ impl Board {
     }
 
     fn health(&self) -> Answer {
-        match self.seen.lock().at.map_or_else(|| self.begun.elapsed(), |at| at.elapsed()) {
-            silent if silent > HANGS => Answer::text(
-                503,
-                format!("the main thread has not looked around for {} s\n", silent.as_secs()),
-            ),
-            _ => Answer::text(200, "ok\n"),
+        let looked = self.seen.lock().at.map_or_else(|| self.begun.elapsed(), |at| at.elapsed());
+        let collected = self.collected.lock().1.elapsed();
+        let silent = |who: &str, since: Duration| {
+            Answer::text(503, format!("{who} has done nothing for {} s\n", since.as_secs()))
+        };
+        match () {
+            () if looked > HANGS => silent("the main thread", looked),
+            () if collected > HANGS => silent("the thread that keeps the tables", collected),
+            () => Answer::text(200, "ok\n"),
         }
     }
 
