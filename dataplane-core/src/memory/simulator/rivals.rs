@@ -359,6 +359,18 @@ fn who_looks_for_a_connection_while_it_is_moved_finds_it() {
     }
 }
 
+/// What the backend says changes the state while the entries are moved: no half is made again where they were.
+#[test]
+fn no_half_of_a_connection_stays_behind_when_it_is_moved() {
+    for at in [3, 4] {
+        let host = Host::new();
+        let backend = half_open(&host);
+        let rival = before(Step::Look, at, || assert_eq!(host.sends(OTHER, TCP_ACK), backend));
+        let (verdict, _) = host.disturbed(ONE, host.answer(backend, TCP_FIN | TCP_ACK), &rival);
+        assert_eq!((verdict, host.places()), (Verdict::Forward, [2, 0]), "look {at}");
+    }
+}
+
 /// At each step of the packet that moves a connection its other packets go as before.
 #[test]
 fn a_connection_that_is_being_moved_is_there_at_each_step() {
