@@ -1,7 +1,8 @@
 //! What the pipeline tells of: packets that it drops, flows that it opens and closes.
 
 use super::{
-    Action, AnswerReason, Direction, Hook, Seen, Tick, VerdictNumber, verdict::reasons, workspace::Workspace,
+    Action, AnswerReason, Direction, Packet, Seen, Tick, VerdictNumber, verdict::reasons,
+    workspace::Workspace,
 };
 use crate::{
     abi::{
@@ -83,15 +84,14 @@ pub trait FlowRecord<F: Family>: EventRecord {
 }
 
 /// Tells of a packet that got this verdict, if that drops it.
+///
+/// Where it arrived is asked only then: in the kernel that takes loads, one behind the other, which a packet that goes on would
+/// wait for.
 #[inline(always)]
-pub(super) fn tell_dropped<F, E>(
-    verdict: VerdictNumber,
-    hook: Hook,
-    interface: u32,
-    work: &Workspace<F>,
-    sink: &E,
-) where
+pub(super) fn tell_dropped<F, P, E>(verdict: VerdictNumber, packet: &P, work: &Workspace<F>, sink: &E)
+where
     F: Family,
+    P: Packet,
     E: EventSink,
 {
     // An echo request is not dropped where it becomes its own reply.
@@ -99,24 +99,26 @@ pub(super) fn tell_dropped<F, E>(
     if matches!(verdict.action(), Action::Drop | Action::Answer) && !echo {
         let tuple = &work.headers.tuple;
         sink.emit(|record: &mut F::DropRecord, time| {
-            let head = EventHead::new(time, EVENT_DROPPED, hook as u8, verdict.get(), tuple.protocol());
-            record.write(head, tuple, interface);
+            let hook = packet.hook() as u8;
+            let head = EventHead::new(time, EVENT_DROPPED, hook, verdict.get(), tuple.protocol());
+            record.write(head, tuple, packet.interface());
         });
     }
 }
 
 /// Tells of the flow in the workspace, which was opened.
 #[inline(always)]
-pub(super) fn tell_opened<F, E>(hook: Hook, interface: u32, work: &Workspace<F>, sink: &E)
+pub(super) fn tell_opened<F, P, E>(packet: &P, work: &Workspace<F>, sink: &E)
 where
     F: Family,
+    P: Packet,
     E: EventSink,
 {
     let tuple = &work.headers.tuple;
     sink.emit(|record: &mut F::FlowRecord, time| {
-        let head = EventHead::new(time, EVENT_OPENED, hook as u8, 0, tuple.protocol());
+        let head = EventHead::new(time, EVENT_OPENED, packet.hook() as u8, 0, tuple.protocol());
         record.write(head, Direction::Original, tuple, &work.flow);
-        record.set_interface(interface);
+        record.set_interface(packet.interface());
     });
 }
 

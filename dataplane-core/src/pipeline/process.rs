@@ -85,7 +85,7 @@ where
 {
     if let Step::Done(verdict) = step {
         env.count(packet.hook(), verdict);
-        tell_dropped(verdict, packet.hook(), packet.interface(), work, env);
+        tell_dropped(verdict, packet, work, env);
     }
     step
 }
@@ -345,7 +345,7 @@ where
             env.count_service(work.flow.frontend(), |counters| {
                 counters.flows = counters.flows.wrapping_add(1)
             });
-            tell_opened(packet.hook(), packet.interface(), work, env);
+            tell_opened(packet, work, env);
             let verdict = take(work.way, packet, env, work, link, Translation::Whole)?;
             count(verdict, work, env);
             Ok(verdict)
