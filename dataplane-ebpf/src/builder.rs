@@ -22,7 +22,7 @@ use dataplane_core::{
 };
 
 use crate::{
-    EbpfDataplane, Error,
+    EbpfDataplane, Error, PinFault,
     dataplane::{Reserved, program_fd},
     events::EventReader,
     lock::RUN_DIRECTORY,
@@ -34,7 +34,7 @@ use crate::{
     pin::{PinDir, PinnedMaps, Pins},
     probe::Features,
     sys::bpf,
-    tables::{KernelTables, LoadedMaps},
+    tables::{KernelTables, LoadedMaps, Stranded},
     uplink::Uplink,
 };
 
@@ -92,6 +92,10 @@ impl Builder {
     /// The ports that source NAT gives out, on each address that it uses: 49152 to 65535 unless set. They are added to
     /// `net.ipv4.ip_local_reserved_ports`, so that the kernel gives none of them to sockets of this host, until the dataplane is
     /// detached.
+    ///
+    /// Where [pinned](Self::pins) tables are taken over, another range than theirs is refused
+    /// ([`PinFault::NatPorts`](crate::PinFault::NatPorts)) as long as connections live whose ports it leaves out; a range that
+    /// holds all of the old one never is.
     pub fn nat_ports(mut self, ports: NatPorts) -> Self {
         self.nat_ports = ports;
         self
@@ -213,11 +217,29 @@ impl Builder {
         let lock = parts.pins.as_ref().map(|pins| pins.lock());
         let tables = KernelTables::new(maps, looks.map(bpf::Program::new), batch, lock)?;
         let answers = self.answers_a_second.unwrap_or(DEFAULT_ANSWERS_A_SECOND);
-        tables.configure(&self.timeouts, self.nat_ports, answers, self.addresses)?;
+        self.allow_nat_ports(pinned, tables.stranded_by(self.nat_ports)?)?;
         let reserved = self.reserve_ports(&parts)?;
+        self.allow_nat_ports(pinned, tables.replace_nat_ports(self.nat_ports)?)?;
+        tables.configure(&self.timeouts, answers, self.addresses)?;
         let mut plane = EbpfDataplane::attach(parts, ebpf, Arc::new(tables), pinned.is_some(), reserved)?;
         plane.events = events;
         Ok(plane)
+    }
+
+    /// Refuses a range of ports that would end connections of tables that are taken over.
+    fn allow_nat_ports(&self, pinned: Option<&PinnedMaps>, stranded: Option<Stranded>) -> Result<(), Error> {
+        let (Some(pinned), Some(stranded)) = (pinned, stranded) else {
+            return Ok(());
+        };
+        let wanted = self.nat_ports.range();
+        let reason = PinFault::NatPorts {
+            pinned_first: *stranded.range.start(),
+            pinned_last: *stranded.range.end(),
+            first: *wanted.start(),
+            last: *wanted.end(),
+            connections: stranded.connections,
+        };
+        Err(Error::Pin { path: pinned.path(stranded.table), reason })
     }
 
     /// Keeps the host's sockets off the ports of source NAT, where there is an uplink for it.

@@ -431,6 +431,24 @@ pub enum PinFault {
         wanted: u32,
     },
 
+    /// Connections have ports of source NAT that are none of those wanted: they would end.
+    #[error(
+        "{connections} connections have ports of source NAT from {pinned_first} to {pinned_last} that {first} to {last} \
+         would leave out: name a range that holds both, or the old one until those have ended, or {REMOVE}"
+    )]
+    NatPorts {
+        /// The first port of the range that is in use.
+        pinned_first: u16,
+        /// The last one.
+        pinned_last: u16,
+        /// The first port of the range that is wanted.
+        first: u16,
+        /// The last one.
+        last: u16,
+        /// How many connections have a port outside of it.
+        connections: usize,
+    },
+
     /// Somebody replaced it while it was being taken over.
     #[error("somebody put something else in its place just now: find out who writes to the pin directory")]
     Replaced,

@@ -32,6 +32,11 @@ impl PinnedMaps {
         self.maps.iter().map(|(spec, _)| (spec.name, self.folder.join(spec.name)))
     }
 
+    /// The path of the table of this name.
+    pub(crate) fn path(&self, table: &str) -> PathBuf {
+        self.folder.join(table)
+    }
+
     /// Checks that what somebody else opened by these paths is what was compared.
     ///
     /// # Errors

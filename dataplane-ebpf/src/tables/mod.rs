@@ -5,6 +5,7 @@ mod counters;
 mod flows;
 mod grace;
 mod hash;
+mod nat_ports;
 
 use std::{
     collections::HashMap,
@@ -25,7 +26,7 @@ use dataplane_core::{
 };
 use zerocopy::transmute;
 
-pub(crate) use self::{array::MappedWords, hash::KernelHash};
+pub(crate) use self::{array::MappedWords, hash::KernelHash, nat_ports::Stranded};
 use self::{
     counters::KernelCounters,
     flows::{KernelFlows, Looks},
@@ -159,20 +160,17 @@ impl KernelTables {
         })
     }
 
-    /// Writes the version of the layout, the time-outs, the ports of source NAT and, where there is none yet, the secret by
-    /// which backends are chosen.
+    /// Writes the version of the layout, the time-outs and, where there is none yet, the secret by which backends are chosen.
     ///
     /// # Errors
     /// [`TableError`] where the configuration has no such word.
     pub(crate) fn configure(
         &self,
         timeouts: &Timeouts,
-        ports: NatPorts,
         answers_a_second: u32,
         addresses: AddressSettings,
     ) -> Result<(), TableError> {
         self.set_timeouts(timeouts)?;
-        self.set_nat_ports(ports)?;
         self.set_answers_a_second(answers_a_second)?;
         self.set_addresses(addresses)?;
         // Tables that are taken over keep theirs, and with it their clients whose connections are not confirmed yet.

@@ -9,6 +9,7 @@
 //! | `removal` | what do connections feel of backends that go, come and drain? |
 //! | `local` | are backends on the balancer itself answered for? |
 //! | `masquerade` | do backends that know no way to a client answer all the same, and is no flow mixed up with another? |
+//! | `nat_range` | and what of a restart with another range of ports? |
 //! | `affinity` | does a client come to the same backend again, as long as that takes new connections? |
 //! | `others` | what becomes of packets that are not served? |
 //! | `conntrack` | do flows live as long as they should, and no longer? |
@@ -37,6 +38,7 @@ mod fragments;
 mod kernel;
 mod local;
 mod masquerade;
+mod nat_range;
 mod neighbour;
 mod one_arm;
 mod others;

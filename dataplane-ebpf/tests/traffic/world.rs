@@ -255,6 +255,14 @@ impl World {
         world
     }
 
+    /// Ends the agent and leaves its pinned dataplane attached; the network and the servers stay.
+    pub fn leave_attached(self) -> (LoadBalancerTopology, impl Sized) {
+        let Self { net, plane, control, agent, _running, web, echo, .. } = self;
+        drop((_running, agent, control));
+        plane.leave_attached().unwrap();
+        (net, (web, echo))
+    }
+
     /// The host of this number, as a backend.
     pub fn backend(&self, front: Front, number: usize) -> Backend {
         let address = self.net.backends[number].addresses.both()[usize::from(front.v6)];
