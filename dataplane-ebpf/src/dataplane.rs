@@ -248,7 +248,7 @@ impl EbpfDataplane {
         }
         let mut outcome = Ok(());
         let mut came_back = false;
-        let native = attached.iter().any(|one| one.report.xdp == XdpAttachment::Native);
+        let senders = Senders::of(&attached, &self.network);
         let places: Vec<_> =
             attached.iter().map(|one| (one.report.index, one.report.interface.clone())).collect();
         for one in attached.iter_mut() {
@@ -256,7 +256,7 @@ impl EbpfDataplane {
                 places.iter().filter(|(_, name)| *name != one.report.interface).cloned().collect();
             let looked = self.reattach(one, &others).and_then(|is_back| {
                 came_back |= is_back;
-                self.refresh_one(one, native, &mut warnings)
+                self.refresh_one(one, senders, &mut warnings)
             });
             outcome = outcome.and(looked);
         }
@@ -270,7 +270,7 @@ impl EbpfDataplane {
     fn refresh_one(
         &self,
         attached: &mut Attached,
-        native: bool,
+        senders: Senders,
         warnings: &mut Vec<Warning>,
     ) -> Result<(), Error> {
         attached.check(&self.network)?;
@@ -285,7 +285,7 @@ impl EbpfDataplane {
             program_id: other.program_id,
         }));
         let runs = !matches!(report.xdp, XdpAttachment::Off(_));
-        report.xdp_redirect = can_redirect(&self.network, &link, &report.xdp, native);
+        report.xdp_redirect = can_redirect(&self.network, &link, &report.xdp, senders);
         report.xdp_tx = can_transmit(&self.network, &link, &report.xdp);
         let redirect = if report.xdp_redirect { INTERFACE_XDP_REDIRECT } else { 0 };
         let flags = redirect | if report.xdp_tx { INTERFACE_XDP_TX } else { 0 };
@@ -409,16 +409,46 @@ fn masquerade(uplink: &Uplink, network: &Network, index: u32) -> MasqueradeEntry
     }
 }
 
-/// Whether an interface takes frames that XDP sends there from another one. `native`: whether XDP runs in any uplink's
-/// driver.
+/// The longest packets that every driver with XDP has room for in one buffer: programs that know of one only run there up to
+/// this MTU. What is longer may lie in several, by the driver and its settings.
+const ONE_BUFFER: u32 = 1500;
+
+/// What XDP in the drivers of all uplinks may send to one of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Senders {
+    /// Frames: there is one.
+    native: bool,
+    /// Frames in several buffers.
+    fragments: bool,
+}
+
+impl Senders {
+    /// Of an interface that can't be asked about, the worst is thought.
+    fn of(attached: &[Attached], network: &Network) -> Self {
+        let native = attached.iter().map(|one| &one.report).filter(|one| one.xdp == XdpAttachment::Native);
+        let is_long = |index| match network.link_by_index(index) {
+            Ok(link) => link.is_some_and(|link| link.mtu > ONE_BUFFER),
+            Err(_) => true,
+        };
+        native.fold(Self::default(), |senders, one| Self {
+            native: true,
+            fragments: senders.fragments || is_long(one.index),
+        })
+    }
+}
+
+/// Whether an interface takes frames that XDP sends there from another one: all that may come, since what the programs know of
+/// an interface is one answer for every frame.
 ///
 /// In doubt it is no, and tc sends them: a frame that a driver can't take is lost without a trace.
-fn can_redirect(network: &Network, link: &LinkState, xdp: &XdpAttachment, native: bool) -> bool {
+fn can_redirect(network: &Network, link: &LinkState, xdp: &XdpAttachment, senders: Senders) -> bool {
+    let Senders { native, fragments } = senders;
     // For a veth the kernel says so where its other end has GRO on, or an XDP program.
-    let takes_frames = || network.xdp_features(link.index).map(|features| features.takes_frames());
+    let takes_frames = || network.xdp_features(link.index).map(|features| features.takes_frames(fragments));
     match xdp {
-        // Before 6.3 nobody tells; a driver that runs XDP can nearly always send, too.
-        XdpAttachment::Native => takes_frames().unwrap_or(!link.is_veth()),
+        // Before 6.3 nobody tells; a driver that runs XDP can nearly always send, too. Frames in several buffers no kernel of
+        // then redirects (`xdp_do_redirect`).
+        XdpAttachment::Native => takes_frames().unwrap_or(!link.is_veth() && !fragments),
         // XDP in the stack sends like the stack; in a driver it needs the other driver's consent.
         XdpAttachment::Generic if !native => true,
         XdpAttachment::Generic | XdpAttachment::Off(_) => native && takes_frames().unwrap_or(false),

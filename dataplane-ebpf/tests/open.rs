@@ -464,3 +464,31 @@ fn xdp_sends_over_a_veth_only_where_the_other_end_takes_it() {
     plane.refresh().unwrap();
     assert_eq!(flags(), INTERFACE_XDP_REDIRECT);
 }
+
+/// A tap takes frames from XDP, and none in several buffers (Linux 6.18, drivers/net/tun.c), as an uplink with a large MTU has.
+#[test]
+fn xdp_sends_no_fragments_to_who_takes_none() {
+    require_kernel!();
+    let host = Host::new("fragments");
+    host.command("ip", &["tuntap", "add", "dev", "tap", "mode", "tap"]);
+    host.command("ip", &["link", "set", "tap", "up"]);
+    let peer = host.peer.run(|| small().uplink(Uplink::named("far").xdp(XdpMode::Native)).open().unwrap());
+    let uplinks = small().uplink(Uplink::named("uplink").xdp(XdpMode::Native));
+    let plane = host.open(uplinks.uplink(Uplink::named("tap").xdp(XdpMode::Off))).unwrap();
+    let redirects = || -> Vec<bool> { plane.attachments().iter().map(|one| one.xdp_redirect).collect() };
+    if !common::kernel::is_at_least(6, 3) {
+        // Nobody tells: where XDP is off none are sent.
+        assert_eq!(redirects(), [false, false]);
+        return;
+    }
+    assert_eq!(redirects(), [true, true]);
+    for (mtu, taken) in [("9000", false), ("1501", false), ("1500", true)] {
+        host.command("ip", &["link", "set", "uplink", "mtu", mtu]);
+        plane.refresh().unwrap();
+        assert_eq!(redirects(), [true, taken], "{mtu}");
+        let word = |index: u32| plane.tables().interfaces().load(index % INTERFACE_PLACES, 0).unwrap();
+        let tap = host.host.interface("tap").unwrap().index();
+        assert_eq!((word(tap) >> 48) as u16 & INTERFACE_XDP_REDIRECT != 0, taken, "{mtu}");
+    }
+    drop(peer);
+}

@@ -15,6 +15,7 @@ const DUMP: u16 = 0x300;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
@@ -56,6 +57,8 @@ pub(crate) struct LinkState {
     pub link_type: u16,
     /// Whether it is up.
     pub up: bool,
+    /// The longest packet that it takes, in bytes, without a link-layer header.
+    pub mtu: u32,
     /// Its link-layer address, where that has 6 bytes.
     pub mac: Option<[u8; 6]>,
     /// What kind of virtual interface it is, as in `ip link add type`; `None` for hardware.
@@ -151,6 +154,7 @@ fn parse(body: &[u8]) -> Option<LinkState> {
         index: message.index,
         link_type: message.kind,
         up: message.flags & libc::IFF_UP.cast_unsigned() != 0,
+        mtu: find(attributes, IFLA_MTU).and_then(read).unwrap_or(u32::MAX),
         mac: find(attributes, IFLA_ADDRESS).and_then(|address| address.try_into().ok()),
         kind,
         peer: find(attributes, IFLA_LINK).and_then(read::<u32>).filter(|&index| index != 0),
@@ -208,7 +212,7 @@ mod tests {
     fn every_namespace_has_a_loopback() {
         let netlink = Netlink::open(libc::NETLINK_ROUTE).unwrap();
         let lo = by_name(&netlink, "lo").unwrap();
-        assert_eq!((lo.index, lo.name.as_str(), lo.mac), (1, "lo", Some([0; 6])));
+        assert_eq!((lo.index, lo.name.as_str(), lo.mac, lo.mtu), (1, "lo", Some([0; 6]), 65_536));
         assert!(lo.is_ethernet() && !lo.is_veth());
         assert_eq!(by_index(&netlink, 1, None).unwrap(), lo);
         assert_eq!(by_name(&netlink, "no-such-one").unwrap_err().raw_os_error(), Some(libc::ENODEV));

@@ -28,9 +28,14 @@ impl XdpFeatures {
         self.0 & 1 != 0
     }
 
-    /// Frames that XDP sends from another interface are taken, as things stand now.
-    pub(crate) fn takes_frames(self) -> bool {
-        self.0 & 4 != 0
+    /// Frames that XDP sends from another interface are taken, as things stand now. `fragments`: also those that lie in
+    /// several buffers, as jumbo frames do: without `NDO_XMIT_SG` the kernel refuses them when they are on their way already
+    /// (`__xdp_enqueue` and `xdp_ok_fwd_dev`), which nothing of ours counts.
+    pub(crate) fn takes_frames(self, fragments: bool) -> bool {
+        const NDO_XMIT: u64 = 4;
+        const NDO_XMIT_SG: u64 = 64;
+        let wanted = if fragments { NDO_XMIT | NDO_XMIT_SG } else { NDO_XMIT };
+        self.0 & wanted == wanted
     }
 }
 
@@ -58,4 +63,27 @@ fn value<T: zerocopy::FromBytes>(bodies: &[Vec<u8>], attribute: u16) -> io::Resu
         .and_then(|attributes| find(attributes, attribute))
         .and_then(read)
         .ok_or_else(|| io::Error::from_raw_os_error(libc::EBADMSG))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As drivers of Linux 6.18 set them.
+    #[test]
+    fn what_takes_frames_may_not_take_fragments() {
+        // Basic, redirect, xmit; then with rx-sg and xmit-sg.
+        for (features, whole, fragments) in [
+            (0, false, false),
+            (0b000_0011, false, false),
+            (0b000_0111, true, false), // tun
+            (0b010_0111, true, false),
+            (0b110_0111, true, true), // veth
+            (0b100_0011, false, false),
+        ] {
+            let features = XdpFeatures(features);
+            let found = (features.takes_frames(false), features.takes_frames(true));
+            assert_eq!(found, (whole, fragments), "{features:?}");
+        }
+    }
 }

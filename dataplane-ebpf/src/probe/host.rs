@@ -82,6 +82,7 @@ mod tests {
             index: 2,
             link_type: libc::ARPHRD_ETHER,
             up: true,
+            mtu: 1500,
             mac: None,
             kind: kind.map(String::from),
             peer: None,

@@ -134,7 +134,11 @@ impl fmt::Display for Warning {
                 )
             }
             Self::XdpCannotSend { interface, veth: false } => {
-                write!(f, "the driver of {interface} takes no frames from XDP; tc sends them")
+                write!(
+                    f,
+                    "the driver of {interface} takes no frames from XDP, or not those in several buffers that an uplink with \
+                     an MTU over 1500 has; tc sends them"
+                )
             }
             Self::GenericXdp { interface } => {
                 write!(
