@@ -121,7 +121,7 @@ impl EbpfDataplane {
             let means = Means { network: &network, programs, tcx: features.tcx, run_directory, pins };
             for (uplink, link) in &uplinks {
                 // A program must find its interface from its first packet on.
-                tables.set_masquerade(&masquerade(uplink, &network, link.index))?;
+                tables.set_masquerade(&masquerade(uplink, &network, link.index)?)?;
                 tables.set_interface(&entry(link, uplink.zone, 0))?;
                 attached.push(Attached::new(means, uplink, link)?);
             }
@@ -238,7 +238,7 @@ impl EbpfDataplane {
     ///
     /// # Errors
     /// [`Error::InterfaceVanished`] or [`Error::Displaced`] for the first uplink that is gone, or where our programs no
-    /// longer stand; for one that came back whatever keeps us from it, as of [`open`](Builder::open). The others were
+    /// longer stand; [`Error::Netlink`] for one that the kernel does not tell about, whose rows stay as they were; for one that came back whatever keeps us from it, as of [`open`](Builder::open). The others were
     /// looked at all the same.
     pub fn refresh(&self) -> Result<(), Error> {
         let mut attached = self.attached.lock();
@@ -289,7 +289,9 @@ impl EbpfDataplane {
         report.xdp_tx = can_transmit(&self.network, &link, &report.xdp);
         let redirect = if report.xdp_redirect { INTERFACE_XDP_REDIRECT } else { 0 };
         let flags = redirect | if report.xdp_tx { INTERFACE_XDP_TX } else { 0 };
-        self.tables.set_masquerade(&masquerade(&attached.uplink, &self.network, index))?;
+        // Where nobody tells, the row stays as it was: flows that are opened meanwhile get an address, and not none.
+        let addresses = masquerade(&attached.uplink, &self.network, index)
+            .and_then(|row| Ok(self.tables.set_masquerade(&row)?));
         self.tables.set_interface(&entry(&link, report.zone, flags))?;
         warnings.extend(check_interface(&self.network, &link, runs));
         // Our programs are always at tc, too.
@@ -299,7 +301,7 @@ impl EbpfDataplane {
         if runs && !report.xdp_redirect {
             warnings.push(Warning::XdpCannotSend { interface: link.name.clone(), veth: link.is_veth() });
         }
-        Ok(())
+        addresses
     }
 
     /// What it takes to attach to another interface.
@@ -400,13 +402,13 @@ pub(crate) fn entry(link: &LinkState, zone: u16, flags: u16) -> InterfaceEntry {
 }
 
 /// The addresses that flows get which leave through an uplink.
-fn masquerade(uplink: &Uplink, network: &Network, index: u32) -> MasqueradeEntry {
-    let (v4, v6) = network.primary_addresses(index);
-    MasqueradeEntry {
+fn masquerade(uplink: &Uplink, network: &Network, index: u32) -> Result<MasqueradeEntry, Error> {
+    let (v4, v6) = network.primary_addresses(index)?;
+    Ok(MasqueradeEntry {
         index,
         v4: uplink.masquerade_v4.or(v4).map(Into::into).unwrap_or_default(),
         v6: uplink.masquerade_v6.or(v6).map(Into::into).unwrap_or_default(),
-    }
+    })
 }
 
 /// The longest packets that every driver with XDP has room for in one buffer: programs that know of one only run there up to

@@ -127,9 +127,18 @@ impl Network {
         })
     }
 
-    /// The address of each family that the host speaks from on an interface; none where the kernel does not tell.
-    pub(crate) fn primary_addresses(&self, index: u32) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
-        address::primary(&self.route, index).unwrap_or_default()
+    /// The address of each family that the host speaks from on an interface; `None` where it has none.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`]: the kernel does not tell, which says nothing about addresses.
+    pub(crate) fn primary_addresses(
+        &self,
+        index: u32,
+    ) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>), Error> {
+        address::primary(&self.route, index).map_err(|source| Error::Netlink {
+            operation: format!("ask about the addresses of interface {index}"),
+            source,
+        })
     }
 
     /// The other end of a veth, wherever it is; `None` where it can't be seen.
