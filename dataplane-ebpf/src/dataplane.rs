@@ -120,9 +120,7 @@ impl EbpfDataplane {
             let pins = pins.as_deref();
             let means = Means { network: &network, programs, tcx: features.tcx, run_directory, pins };
             for (uplink, link) in &uplinks {
-                // A program must find its interface from its first packet on.
-                tables.set_masquerade(&masquerade(uplink, &network, link.index)?)?;
-                tables.set_interface(&entry(link, uplink.zone, 0))?;
+                introduce(&tables, &network, uplink, link)?;
                 attached.push(Attached::new(means, uplink, link)?);
             }
             programs
@@ -397,7 +395,19 @@ pub(crate) fn program_fd<'a>(ebpf: &'a aya::Ebpf, name: &'static str) -> Result<
     program.map(AsFd::as_fd).ok_or_else(|| Error::Object { reason: format!("it has no program {name}") })
 }
 
-pub(crate) fn entry(link: &LinkState, zone: u16, flags: u16) -> InterfaceEntry {
+/// Writes what the programs know of an interface, before they are attached there: they must find it from their first packet
+/// on. XDP sends nothing there until [`EbpfDataplane::refresh`] has looked whether it may.
+pub(crate) fn introduce(
+    tables: &KernelTables,
+    network: &Network,
+    uplink: &Uplink,
+    link: &LinkState,
+) -> Result<(), Error> {
+    tables.set_masquerade(&masquerade(uplink, network, link.index)?)?;
+    Ok(tables.set_interface(&entry(link, uplink.zone, 0))?)
+}
+
+fn entry(link: &LinkState, zone: u16, flags: u16) -> InterfaceEntry {
     InterfaceEntry { index: link.index, zone, flags, mac: link.mac.unwrap_or_default(), reserved: 0 }
 }
 

@@ -5,7 +5,7 @@ use dataplane_core::abi::INTERFACE_PLACES;
 use crate::{
     EbpfDataplane, Error,
     attach::{Attached, Standing},
-    dataplane::{entry, programs},
+    dataplane::{introduce, programs},
 };
 
 /// Other uplinks, by index and name.
@@ -41,7 +41,7 @@ impl EbpfDataplane {
             return Err(Error::InterfaceSlotTaken { interface, index: link.index, other, other_index });
         }
         self.tables.clear_interface(gone.report.index)?;
-        self.tables.set_interface(&entry(&link, gone.report.zone, 0))?;
+        introduce(&self.tables, &self.network, &gone.uplink, &link)?;
         let attached = Attached::new(self.means(programs(&self.ebpf)?), &gone.uplink, &link);
         if attached.is_err() {
             self.tables.clear_interface(link.index)?;
