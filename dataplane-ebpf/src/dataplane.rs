@@ -123,9 +123,7 @@ impl EbpfDataplane {
                 introduce(&tables, &network, uplink, link)?;
                 attached.push(Attached::new(means, uplink, link)?);
             }
-            programs
-                .ids()
-                .map_err(|source| Error::Netlink { operation: "ask about our programs".into(), source })?
+            programs.ids().map_err(|source| Error::ProgramInfo { source })?
         };
         if let Some(pins) = &pins {
             // Tables before what leads packets to them: whoever finds a link finds its tables.
@@ -313,7 +311,7 @@ impl EbpfDataplane {
     /// The tables stay as long as somebody holds them.
     ///
     /// # Errors
-    /// [`Error::Detach`], [`Error::Pin`], [`Error::PinDirectory`] for the first that could not be taken off; the others
+    /// [`Error::Detach`], [`Error::PortsStayReserved`], [`Error::Pin`], [`Error::PinDirectory`] for the first that could not be taken off; the others
     /// were all the same.
     pub fn detach(self) -> Result<(), Error> {
         let Some(pins) = &self.pins else {
@@ -345,10 +343,8 @@ impl EbpfDataplane {
             outcome = outcome.and(self.tables.clear_interface(index).map_err(Error::from));
         }
         if let Reserved::Ports(ports) = &self.reserved {
-            outcome = outcome.and(self.network.release_ports(ports).map_err(|source| Error::Netlink {
-                operation: "give the ports of source NAT back".into(),
-                source,
-            }));
+            let given_back = self.network.release_ports(ports);
+            outcome = outcome.and(given_back.map_err(|source| Error::PortsStayReserved { source }));
         }
         outcome
     }

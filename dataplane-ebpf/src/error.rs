@@ -102,6 +102,29 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// A table was made, and the kernel does not tell what it made or lends no descriptor of it.
+    #[error(
+        "cannot {operation} table {table}, which stands: does something restrict bpf(2) for this process (seccomp, LSM), or \
+         has it no descriptors left (`ulimit -n`)?"
+    )]
+    TableDescriptor {
+        /// What was being done.
+        operation: &'static str,
+        /// The table.
+        table: String,
+        /// The refusal.
+        source: io::Error,
+    },
+
+    /// How many CPUs there can be is not known, and values of each of them can't be read without.
+    #[error("cannot read {path}, which says how many CPUs there can be: sysfs must be mounted and readable")]
+    Cpus {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+
     /// An operation on a table that stands failed.
     #[error("cannot set the tables up")]
     Table(#[from] TableError),
@@ -115,6 +138,15 @@ pub enum Error {
         log: String,
         /// The refusal.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
+    /// The kernel does not tell about programs that it has loaded.
+    #[error(
+        "cannot ask about our programs, which are loaded: does something restrict bpf(2) for this process (seccomp, LSM)?"
+    )]
+    ProgramInfo {
+        /// The refusal.
+        source: io::Error,
     },
 
     /// There is no such interface in this network namespace.
@@ -267,7 +299,7 @@ pub enum Error {
     },
 
     /// Something about the pin directory failed.
-    #[error("cannot {operation} {path}, which belongs to the pins")]
+    #[error("cannot {operation} {path}, which belongs to the pins{}", pin_advice(source))]
     PinDirectory {
         /// What was being done.
         operation: &'static str,
@@ -334,6 +366,16 @@ pub enum Error {
         interface: String,
         /// The hook.
         hook: HookName,
+        /// The refusal.
+        source: io::Error,
+    },
+
+    /// The ports of source NAT stay reserved, though nobody gives them out any more.
+    #[error(
+        "cannot give the ports of source NAT back to the host: take them out of net.ipv4.ip_local_reserved_ports \
+         (`sysctl`), or its own sockets are given none of them"
+    )]
+    PortsStayReserved {
         /// The refusal.
         source: io::Error,
     },
@@ -526,6 +568,21 @@ fn holder(process: Option<u32>, command: Option<&str>) -> String {
     Holder { process, command: command.map(String::from) }.to_string()
 }
 
+/// What a bpffs may be in the way with.
+fn pin_advice(source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::EROFS) => {
+            ": it is mounted read-only for this process; under systemd ProtectKernelTunables= does that to all of /sys: \
+             leave it off, or add the bpffs to ReadWritePaths="
+        }
+        Some(libc::EACCES | libc::EPERM) => {
+            ": this process may not; pins need the right to write to the directory and CAP_BPF, and folders above it must \
+             be open to its user"
+        }
+        _ => "",
+    }
+}
+
 fn advice(hook: HookName, source: &io::Error) -> &'static str {
     match (hook, source.raw_os_error()) {
         (HookName::XdpNative, Some(libc::EOPNOTSUPP)) => {
@@ -538,5 +595,22 @@ fn advice(hook: HookName, source: &io::Error) -> &'static str {
             ": this kernel has no tcx (6.6); use TcMode::Auto or TcMode::Clsact"
         }
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_directory_that_is_read_only_says_what_to_do() {
+        let text = |errno| {
+            let source = io::Error::from_raw_os_error(errno);
+            let path = "/sys/fs/bpf/forebay".into();
+            Error::PinDirectory { operation: "make", path, source }.to_string()
+        };
+        assert!(text(libc::EROFS).contains("ProtectKernelTunables="), "{}", text(libc::EROFS));
+        assert!(text(libc::EACCES).contains("CAP_BPF"), "{}", text(libc::EACCES));
+        assert_eq!(text(libc::EIO), "cannot make /sys/fs/bpf/forebay, which belongs to the pins");
     }
 }

@@ -18,6 +18,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::{
     Error,
     sys::{bpf::Map, clock, poll},
+    tables::cpus,
 };
 
 /// Nobody waits for longer in one go: a notification that went astray costs this much time and no more.
@@ -41,16 +42,13 @@ impl EventReader {
     /// Takes both maps out of a loaded object.
     ///
     /// # Errors
-    /// [`Error::Object`] where they are not there, [`Error::Map`] where they can't be used.
+    /// [`Error::Object`] where they are not there, [`Error::TableDescriptor`] where they can't be used,
+    /// [`Error::Cpus`].
     pub(crate) fn take(ebpf: &mut aya::Ebpf) -> Result<Self, Error> {
         let missing =
             |name: &str| Error::Object { reason: format!("map {name} is missing or of another type") };
-        let failed = |name: &str, source| Error::Map {
-            operation: "open",
-            table: name.to_owned(),
-            capacity: 0,
-            source,
-        };
+        let failed =
+            |name: &str, source| Error::TableDescriptor { operation: "open", table: name.to_owned(), source };
         let ring = ebpf.take_map(map::EVENTS).ok_or_else(|| missing(map::EVENTS))?;
         let records =
             RingBuf::try_from(ring).map_err(|error| failed(map::EVENTS, io::Error::other(error)))?;
@@ -58,8 +56,7 @@ impl EventReader {
         let Some(aya::maps::Map::PerCpuArray(account)) = ebpf.take_map(map::EVENT_ACCOUNT) else {
             return Err(missing(map::EVENT_ACCOUNT));
         };
-        let cpus = aya::util::nr_cpus()
-            .map_err(|(path, source)| Error::Netlink { operation: format!("read {path}"), source })?;
+        let cpus = cpus()?;
         let account = account.fd().as_fd().try_clone_to_owned().and_then(|fd| Map::from_fd(fd, cpus));
         let account = account.map_err(|error| failed(map::EVENT_ACCOUNT, error))?;
         Ok(Self(Arc::new(Ring { records: Mutex::new(records), descriptor, account })))

@@ -355,19 +355,19 @@ impl LoadedMaps {
     /// Takes all maps of [`MAPS`] out of a loaded object.
     ///
     /// # Errors
-    /// [`Error::Object`] where one is missing or of another layout.
+    /// [`Error::Object`] where one is missing or of another layout, [`Error::TableDescriptor`], [`Error::Cpus`].
     pub(crate) fn take(ebpf: &mut aya::Ebpf) -> Result<Self, Error> {
-        let cpus = aya::util::nr_cpus()
-            .map_err(|(path, source)| Error::Netlink { operation: format!("read {path}"), source })?;
+        let cpus = cpus()?;
         let mut maps = HashMap::new();
         for spec in MAPS {
             let map = ebpf.take_map(spec.name).and_then(data).ok_or_else(|| Error::Object {
                 reason: format!("map {} is missing or of another type", spec.name),
             })?;
-            let describe =
-                |source| Error::Map { operation: "open", table: spec.name.into(), capacity: 0, source };
-            let fd = map.fd().as_fd().try_clone_to_owned().map_err(describe)?;
-            let map = Map::from_fd(fd, cpus).map_err(describe)?;
+            let failed = |operation| {
+                move |source| Error::TableDescriptor { operation, table: spec.name.into(), source }
+            };
+            let fd = map.fd().as_fd().try_clone_to_owned().map_err(failed("open"))?;
+            let map = Map::from_fd(fd, cpus).map_err(failed("ask about"))?;
             check(&map, spec)?;
             maps.insert(spec.name, map);
         }
@@ -378,6 +378,14 @@ impl LoadedMaps {
     pub(crate) fn id(&self, name: &str) -> Option<u32> {
         self.0.get(name).map(Map::id)
     }
+}
+
+/// How many CPUs there can be.
+///
+/// # Errors
+/// [`Error::Cpus`].
+pub(crate) fn cpus() -> Result<usize, Error> {
+    aya::util::nr_cpus().map_err(|(path, source)| Error::Cpus { path: path.to_string(), source })
 }
 
 fn data(map: aya::maps::Map) -> Option<aya::maps::MapData> {
