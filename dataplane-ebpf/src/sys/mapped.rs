@@ -12,7 +12,8 @@ use std::{
 ///
 /// Every access is one atomic word: no reader, here or in the kernel, sees half of one. Stores are released, so that who
 /// sees a word sees what was stored before it, on processors that reorder stores (ARM64) too. Programs load plainly and
-/// rely on the address of each load being computed from the word before it: see `docs/tables.md`, rule 7.
+/// rely on the address of each load being computed from the word before it: see "Stores are released, loads follow an address" in
+/// `docs/tables.md`.
 #[derive(Debug)]
 pub(crate) struct MappedArray {
     words: NonNull<AtomicU64>,
