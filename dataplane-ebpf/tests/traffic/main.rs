@@ -14,6 +14,7 @@
 //! | `others` | what becomes of packets that are not served? |
 //! | `conntrack` | do flows live as long as they should, and no longer? |
 //! | `ports` | what becomes of 60,000 flows to one destination where there are fewer ports? |
+//! | `strangers` | do programs of others in front of ours and behind it see every packet that is not ours? |
 //! | `soak` | does anything fail, get mixed up or leak while services and backends change without end? |
 //! | `twin` | does what works through the kernel's own NAT work through ours? |
 //! | `upgrade` | what do connections feel of an agent that is stopped, killed and replaced? |
@@ -49,6 +50,7 @@ mod pins;
 mod ports;
 mod removal;
 mod soak;
+mod strangers;
 mod torn;
 mod transfer;
 mod twin;

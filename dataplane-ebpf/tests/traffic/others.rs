@@ -55,7 +55,7 @@ fn xdp_leaves_to_tcx_what_is_to_be_refused() {
 }
 
 /// With which error number a server that is not there refuses us.
-fn refusal(protocol: Protocol, address: SocketAddr) -> Option<i32> {
+pub fn refusal(protocol: Protocol, address: SocketAddr) -> Option<i32> {
     if protocol == Protocol::Tcp {
         return TcpStream::connect_timeout(&address, PATIENCE).unwrap_err().raw_os_error();
     }
