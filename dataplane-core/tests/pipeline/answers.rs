@@ -2,11 +2,14 @@
 //!
 //! The oracle is an answer put together by the testkit, whose checksums are summed up from the bytes.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use dataplane_core::{
+    Controller,
     memory::{Outcome, SimulatedInterface, Target},
+    model::{Backend, Frontend, Masquerade, Protocol, Service, Weight},
     pipeline::{AnswerReason, DropReason, Hook, LeaveReason, Verdict},
+    source::Precedence,
 };
 use dataplane_testkit::frames::{Dissected, Extension, Frame, flags::*};
 
@@ -83,6 +86,50 @@ fn a_service_without_a_backend_says_so() {
             assert_error(cast, &outcome, &question, kind);
         }
         assert_eq!((host.counters(service).drops, host.entries()), (5, 0));
+    }
+}
+
+/// Backends that all have weight 0 are none for who comes anew, and go on for who came before.
+#[test]
+fn a_service_whose_backends_all_have_weight_0_says_so() {
+    for (cast, unreachable) in [(V4, (3, 3, 0)), (V6, (1, 4, 0))] {
+        let host = Host::new();
+        let control = Controller::new(host.simulator.tables().clone()).unwrap();
+        let agent = control.register("test", Precedence::default()).unwrap();
+        agent.synced();
+        let [service, one, other] =
+            [cast.service, cast.backend, cast.other_backend].map(|text| text.parse::<SocketAddr>().unwrap());
+        let weigh = |weights: [u32; 2], seconds| {
+            let frontends = [Protocol::Tcp, Protocol::Udp]
+                .map(|protocol| Frontend::new(service.ip(), service.port(), protocol).unwrap());
+            let backends = [one, other].into_iter().zip(weights).map(|(address, weight)| {
+                let backend = Backend::new(address.ip(), address.port()).unwrap();
+                backend.with_weight(Weight::new(weight).unwrap())
+            });
+            let web = Service::builder("web").frontends(frontends).backends(backends);
+            let web = web.masquerade(Masquerade::Never).build().unwrap();
+            agent.transaction().upsert(web).commit().unwrap();
+            control.step(Duration::from_secs(seconds));
+        };
+        let refused = |client: &str| {
+            let question = udp(client, cast.service);
+            let outcome = host.client_sends(&question);
+            assert_eq!(outcome.verdict, Verdict::Answer(AnswerReason::NoBackend));
+            assert_error(cast, &outcome, &question, unreachable);
+            let outcome = host.client_sends(&tcp(client, cast.service, SYN));
+            assert_eq!(outcome.verdict, Verdict::Answer(AnswerReason::NoBackend));
+            assert_eq!(Dissected::of(&outcome.frame).unwrap().rest[9], RST | ACK);
+        };
+        weigh([0, 0], 0);
+        refused(cast.client);
+        assert_eq!(host.entries(), 0);
+        weigh([0, 1], 1);
+        let syn = tcp(cast.client, cast.service, SYN);
+        assert_forwarded(&host.client_sends(&syn), &syn, cast.client, cast.other_backend);
+        weigh([0, 0], 2);
+        let ack = tcp(cast.client, cast.service, ACK);
+        assert_forwarded(&host.client_sends(&ack), &ack, cast.client, cast.other_backend);
+        refused(&cast.client.replace("40000", "40001"));
     }
 }
 
