@@ -1,8 +1,20 @@
 //! What each service was, when: the oracle of the soak.
 //!
 //! A change is under way from its commit until it is applied; meanwhile a packet may meet what was and what is to be.
+//!
+//! A step that fails by its time-out ends long after what it failed by, and some backend of a service nearly always goes
+//! meanwhile. Therefore a failure is held against the time around the step's beginning only, [`PROMPT`].
 
-use std::time::Instant;
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+/// What goes later than so long after a step began is no excuse for its failure. What the step sends first is sent at its
+/// beginning, and is answered within this unless it is lost. What TCP sends again (a SYN after a second, the rest after
+/// 200 ms at least) is answered too, so that the step does not fail, or is refused or reset, which ends the step at once: a
+/// step that fails later than this lost its first packet to something.
+pub const PROMPT: Duration = Duration::from_millis(300);
 
 /// What a service may send a flow to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +45,23 @@ pub struct History {
     epochs: Vec<Epoch>,
 }
 
+/// A step of a connection that failed: to connect, to be answered, or to close.
+#[derive(Debug)]
+pub struct Failure {
+    /// When the step began; all that was before it went well.
+    pub begin: Instant,
+    pub error: io::Error,
+}
+
 /// What became of a connection.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Record {
     pub service: usize,
     pub begin: Instant,
     pub end: Instant,
     /// Who gave each answer, in order, until one failed.
     pub answers: Vec<usize>,
-    pub error: Option<String>,
+    pub failure: Option<Failure>,
     /// Whether answers may come from several: after its backend has gone a datagram finds another one.
     pub datagrams: bool,
 }
@@ -103,38 +123,68 @@ impl History {
 
     /// Holds a connection against it.
     pub fn judge(&self, record: &Record) -> Judgement {
-        let met = self.within(record.begin, record.end);
-        let stood = |backend: usize, standing: Standing| {
+        let answered = record.failure.as_ref().map_or(record.end, |failure| failure.begin);
+        self.judge_answers(record, answered)
+            .or_else(|| {
+                let failure = record.failure.as_ref()?;
+                self.judge_failure(record, record.end.min(failure.begin + PROMPT))
+            })
+            .unwrap_or_else(|| {
+                let whole =
+                    record.failure.is_none() && record.answers.windows(2).all(|pair| pair[0] == pair[1]);
+                if whole { Judgement::Served } else { Judgement::Cut }
+            })
+    }
+
+    /// How a service stood to a backend at one moment at least, between two.
+    fn stood(&self, begin: Instant, end: Instant) -> impl Fn(usize, Standing) -> bool {
+        let met = self.within(begin, end);
+        move |backend, standing| {
             met.clone().any(|picture| match picture {
                 Some(all) => all[backend] == standing,
                 None => standing == Standing::Absent,
             })
-        };
+        }
+    }
+
+    /// What is wrong with who answered, all of it before this moment.
+    fn judge_answers(&self, record: &Record, answered: Instant) -> Option<Judgement> {
+        let stood = self.stood(record.begin, answered);
         // The first answer is that of a backend that was chosen for a new flow.
         if record.answers.iter().any(|who| !stood(*who, Standing::Open)) {
-            return Judgement::Misdirected("by a backend that was not to get new flows");
+            return Some(Judgement::Misdirected("by a backend that was not to get new flows"));
         }
-        let Some(first) = record.answers.first() else {
-            let backends = met.clone().flatten().map(Vec::len).max().unwrap_or(0);
-            let went = |backend| stood(backend, Standing::Open) && stood(backend, Standing::Absent);
-            let nobody = met.clone().any(|picture| {
-                picture.as_ref().is_none_or(|all| all.iter().all(|one| *one != Standing::Open))
-            });
-            let excused = nobody || (0..backends).any(went);
-            return if excused { Judgement::Cut } else { Judgement::Failed("before its first answer") };
-        };
         // It may have changed hands as often as it lost its backend.
-        let lost = |who: &usize| stood(*who, Standing::Absent);
-        let changed = record.answers.windows(2).find(|pair| pair[0] != pair[1]);
-        match (changed, &record.error) {
-            (None, None) => Judgement::Served,
-            (Some(_), _) if !record.datagrams => Judgement::Misdirected("by two backends on one connection"),
-            (Some(pair), _) if !lost(&pair[0]) => {
-                Judgement::Misdirected("by another backend though the first stayed")
-            }
-            (None, Some(_)) if !lost(first) => Judgement::Failed("though its backend stayed"),
-            _ => Judgement::Cut,
+        let changed = record.answers.windows(2).find(|pair| pair[0] != pair[1])?;
+        if !record.datagrams {
+            return Some(Judgement::Misdirected("by two backends on one connection"));
         }
+        let lost = stood(changed[0], Standing::Absent);
+        (!lost).then_some(Judgement::Misdirected("by another backend though the first stayed"))
+    }
+
+    /// What it says that a connection failed, where nothing until this moment excuses it.
+    fn judge_failure(&self, record: &Record, until: Instant) -> Option<Judgement> {
+        let stood = self.stood(record.begin, until);
+        if let Some(last) = record.answers.last() {
+            return (!stood(*last, Standing::Absent))
+                .then_some(Judgement::Failed("though its backend stayed"));
+        }
+        let met = self.within(record.begin, until);
+        let backends = met.clone().flatten().map(Vec::len).max().unwrap_or(0);
+        let went = |backend| stood(backend, Standing::Open) && stood(backend, Standing::Absent);
+        let nobody = met
+            .clone()
+            .any(|picture| picture.as_ref().is_none_or(|all| all.iter().all(|one| *one != Standing::Open)));
+        let excused = nobody || (0..backends).any(went);
+        (!excused).then_some(Judgement::Failed("before its first answer"))
+    }
+
+    /// Whether it would be a mistake of the dataplane's if the first packet of this connection were lost, and it failed.
+    pub fn would_notice(&self, record: &Record) -> bool {
+        let first = Record { answers: Vec::new(), failure: None, ..*record };
+        // It would wait until its time was over.
+        self.judge_failure(&first, record.begin + PROMPT).is_some()
     }
 }
 
@@ -165,30 +215,60 @@ mod tests {
     fn connections_are_held_against_what_stood() {
         let start = Instant::now();
         let history = history(start);
-        let judge = |times: [u64; 2], answers: &[usize], fails: bool, datagrams: bool| {
-            let [begin, end] = times.map(|time| start + Duration::from_secs(time));
-            let error = fails.then(|| "timed out".to_owned());
+        // What fails waited from its beginning to its end for its first answer, or from this moment for the next one.
+        let judge = |times: [u64; 3], answers: &[usize], fails: bool, datagrams: bool| {
+            let [begin, step, end] = times.map(|time| start + Duration::from_secs(time));
+            let failure = fails.then(|| Failure { begin: step, error: io::ErrorKind::TimedOut.into() });
             let answers = answers.to_vec();
-            history.judge(&Record { service: 0, begin, end, answers, error, datagrams })
+            history.judge(&Record { service: 0, begin, end, answers, failure, datagrams })
         };
         for datagrams in [false, true] {
-            let judge = |times, answers: &[usize], fails| judge(times, answers, fails, datagrams);
-            assert_eq!(judge([3, 9], &[1, 1], false), Served);
-            assert_eq!(judge([3, 15], &[1, 1], false), Served, "what drains keeps what it has");
-            assert_eq!(judge([11, 15], &[1], false), Served, "before the change was applied");
-            assert!(matches!(judge([13, 15], &[1], false), Misdirected(_)));
-            assert!(matches!(judge([3, 15], &[1], true), Failed(_)), "to drain is no excuse");
-            assert!(matches!(judge([13, 15], &[], true), Failed(_)));
-            assert!(matches!(judge([3, 9], &[0, 1], false), Misdirected(_)));
-            assert_eq!(judge([13, 25], &[0], true), Cut);
-            assert_eq!(judge([13, 21], &[], true), Cut);
-            assert_eq!(judge([23, 25], &[], true), Cut, "nobody was left");
-            assert!(matches!(judge([23, 25], &[0], false), Misdirected(_)));
-            assert_eq!(judge([35, 36], &[], true), Cut);
-            assert!(matches!(judge([35, 36], &[0], false), Misdirected(_)));
+            let served = |begin, end, answers: &[usize]| judge([begin, end, end], answers, false, datagrams);
+            assert_eq!(served(3, 9, &[1, 1]), Served);
+            assert_eq!(served(3, 15, &[1, 1]), Served, "what drains keeps what it has");
+            assert_eq!(served(11, 15, &[1]), Served, "before the change was applied");
+            assert!(matches!(served(13, 15, &[1]), Misdirected(_)));
+            assert!(matches!(served(3, 9, &[0, 1]), Misdirected(_)));
+            assert!(matches!(served(23, 25, &[0]), Misdirected(_)));
+            assert!(matches!(served(35, 36, &[0]), Misdirected(_)));
+
+            let fails = |times, answers: &[usize]| judge(times, answers, true, datagrams);
+            assert!(matches!(fails([3, 11, 15], &[1]), Failed(_)), "to drain is no excuse");
+            assert!(matches!(fails([13, 13, 15], &[]), Failed(_)));
+            assert_eq!(fails([13, 21, 26], &[0]), Cut);
+            assert_eq!(fails([13, 23, 28], &[0]), Cut, "it went before this step, after the first");
+            assert_eq!(fails([19, 21, 26], &[]), Cut);
+            assert_eq!(fails([21, 21, 26], &[]), Cut);
+            assert_eq!(fails([23, 23, 25], &[]), Cut, "nobody was left");
+            assert_eq!(fails([35, 35, 36], &[]), Cut);
+            // Its backend goes while it waits for its time-out, which is not why.
+            assert!(matches!(fails([13, 19, 25], &[0]), Failed(_)));
+            assert!(matches!(fails([19, 19, 25], &[]), Failed(_)));
+            // Who answered before it failed is not excused by what came later.
+            assert!(matches!(fails([3, 5, 25], &[0, 1]), Misdirected(_)));
         }
-        assert!(matches!(judge([3, 25], &[0, 1], false, false), Misdirected(_)));
-        assert_eq!(judge([3, 25], &[0, 1], false, true), Cut, "a datagram finds another backend");
+        assert!(matches!(judge([3, 25, 25], &[0, 1], false, false), Misdirected(_)));
+        assert_eq!(judge([3, 25, 25], &[0, 1], false, true), Cut, "a datagram finds another backend");
+    }
+
+    #[test]
+    fn a_failure_s_first_moments_are_what_counts() {
+        let start = Instant::now();
+        let history = history(start);
+        // The first backend begins to go after 20 s.
+        let went = start + Duration::from_secs(20);
+        let judge = |before: Duration, took: Duration| {
+            let begin = went - before;
+            let failure = Some(Failure { begin, error: io::ErrorKind::TimedOut.into() });
+            let end = begin + took;
+            let (answers, datagrams) = (Vec::new(), false);
+            history.judge(&Record { service: 0, begin, end, answers, failure, datagrams })
+        };
+        let (moment, long) = (Duration::from_millis(1), Duration::from_secs(5));
+        assert_eq!(judge(PROMPT - moment, long), Cut);
+        assert!(matches!(judge(PROMPT + moment, long), Failed(_)));
+        assert!(matches!(judge(2 * moment, moment), Failed(_)), "it was over before");
+        assert_eq!(judge(moment, 2 * moment), Cut);
     }
 
     #[test]

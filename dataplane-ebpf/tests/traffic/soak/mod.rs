@@ -33,7 +33,7 @@ use parking_lot::Mutex;
 
 use self::{
     changes::{Changes, HOSTS, SERVICES, Wanted},
-    history::{History, Judgement, Record},
+    history::{Failure, History, Judgement, Record},
 };
 use crate::{
     peers::{DatagramClient, LineClient, LineServer, SEED_VARIABLE, seed},
@@ -122,7 +122,8 @@ fn soak(hooks: Hooks) {
     assert_eq!(tally.wrong, [""; 0]);
     // Each client connects some times a second, also on a machine that is busy, and most of them are nobody's to cut.
     assert!(records.len() as u64 > 5 * CLIENTS as u64 * seconds / 2, "{} connections", records.len());
-    assert!(tally.unexcused * 2 > records.len(), "{tally}");
+    // Enough for what is lost now and then to be seen; the slower this machine, the longer each change is under way.
+    assert!(tally.unexcused * 4 > records.len(), "{tally}");
     assert!(u64::from(count) > 150 * seconds, "{count} changes");
 
     let agent = &world.agent;
@@ -258,21 +259,43 @@ fn connect_over_and_over(world: &World, client: usize, seed: u64, stop: &AtomicB
         let from = SocketAddr::new(world.net.client_addresses.both()[usize::from(front.v6)], port);
         let id = format!("{client}-{turn}");
         let begin = Instant::now();
-        let mut answers = Vec::new();
+        let mut steps = Steps { begin, answers: Vec::new() };
         let datagrams = front.protocol == Protocol::Udp;
         let pause = Duration::from_millis(rng.below(20) as u64);
         let converse = if datagrams {
-            ask_datagrams(from, to, &id, pause, &mut answers)
+            ask_datagrams(from, to, &id, pause, &mut steps)
         } else {
-            ask_lines(from, to, &id, pause, &mut answers)
+            ask_lines(from, to, &id, pause, &mut steps)
         };
-        let error = converse.err().map(|error| error.to_string());
-        let answers = answers.iter().map(|name| name.strip_prefix("backend").unwrap().parse().unwrap());
+        let failure = converse.err().map(|error| Failure { begin: steps.begin, error });
+        let answers = steps.answers.iter().map(|name| name.strip_prefix("backend").unwrap().parse().unwrap());
         let answers = answers.collect();
-        records.push(Record { service, begin, end: Instant::now(), answers, error, datagrams });
+        records.push(Record { service, begin, end: Instant::now(), answers, failure, datagrams });
         used[place] = Some(Instant::now());
     }
     records
+}
+
+/// How far a connection has come.
+struct Steps {
+    /// When the step began that it is at.
+    begin: Instant,
+    answers: Vec<String>,
+}
+
+impl Steps {
+    /// One step; where it fails, the connection stays at it.
+    fn step<T>(&mut self, step: impl FnOnce() -> std::io::Result<T>) -> std::io::Result<T> {
+        self.begin = Instant::now();
+        step()
+    }
+
+    /// A step that somebody is to answer.
+    fn ask(&mut self, ask: impl FnOnce() -> std::io::Result<String>) -> std::io::Result<()> {
+        let answer = self.step(ask)?;
+        self.answers.push(answer);
+        Ok(())
+    }
 }
 
 fn ask_lines(
@@ -280,13 +303,13 @@ fn ask_lines(
     to: SocketAddr,
     id: &str,
     pause: Duration,
-    answers: &mut Vec<String>,
+    steps: &mut Steps,
 ) -> std::io::Result<()> {
-    let mut client = LineClient::connect(from, to, LIMIT)?;
-    answers.push(client.ask(&format!("{id}-first"))?);
+    let mut client = steps.step(|| LineClient::connect(from, to, LIMIT))?;
+    steps.ask(|| client.ask(&format!("{id}-first")))?;
     thread::sleep(pause);
-    answers.push(client.ask(&format!("{id}-second"))?);
-    client.end()
+    steps.ask(|| client.ask(&format!("{id}-second")))?;
+    steps.step(|| client.end())
 }
 
 fn ask_datagrams(
@@ -294,14 +317,13 @@ fn ask_datagrams(
     to: SocketAddr,
     id: &str,
     pause: Duration,
-    answers: &mut Vec<String>,
+    steps: &mut Steps,
 ) -> std::io::Result<()> {
     // One that is lost is lost: nobody sends it again.
     let client = DatagramClient::connect(from, to, Duration::from_secs(2))?;
-    answers.push(client.ask(&format!("{id}-first"))?);
+    steps.ask(|| client.ask(&format!("{id}-first")))?;
     thread::sleep(pause);
-    answers.push(client.ask(&format!("{id}-second"))?);
-    Ok(())
+    steps.ask(|| client.ask(&format!("{id}-second")))
 }
 
 /// What became of all connections.
@@ -309,7 +331,9 @@ fn ask_datagrams(
 struct Tally {
     served: usize,
     cut: usize,
-    /// Which nothing would have excused.
+    /// How many of those failed.
+    failed: usize,
+    /// Which nothing would have excused if their first packet had been lost.
     unexcused: usize,
     wrong: Vec<String>,
 }
@@ -319,15 +343,18 @@ impl Tally {
         let mut tally = Self::default();
         for record in records {
             let history = &histories[record.service];
-            let failed = Record { error: Some(String::new()), ..record.clone() };
-            tally.unexcused += usize::from(history.judge(&failed) != Judgement::Cut);
+            tally.unexcused += usize::from(history.would_notice(record));
             match history.judge(record) {
                 Judgement::Served => tally.served += 1,
-                Judgement::Cut => tally.cut += 1,
+                Judgement::Cut => {
+                    tally.cut += 1;
+                    tally.failed += usize::from(record.failure.is_some());
+                }
                 Judgement::Failed(how) | Judgement::Misdirected(how) => {
                     let name = Wanted::name(record.service);
+                    let error = record.failure.as_ref().map(|failure| failure.error.to_string());
                     tally.wrong.push(format!(
-                        "{name} {how}, {:?}: {record:?}, {}",
+                        "{name} {how}, {:?}, {error:?}: {record:?}, {}",
                         record.end - record.begin,
                         history.explain(record)
                     ));
@@ -340,9 +367,10 @@ impl Tally {
 
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { served, cut, unexcused, wrong } = self;
+        let Self { served, cut, failed, unexcused, wrong } = self;
         let wrong = wrong.len();
-        write!(f, "{served} served, {cut} cut with their backend, {wrong} wrong ({unexcused} had no excuse)")
+        write!(f, "{served} served, {cut} cut with their backend, of which {failed} failed; {wrong} wrong ")?;
+        write!(f, "({unexcused} would have had no excuse)")
     }
 }
 
