@@ -354,7 +354,7 @@ fn a_slice_that_was_refused_holds_up_no_other_table_and_is_tried_again_an_interv
     // There is something that is to go at once.
     host.serve("dns", 53, &[OTHER]);
     faulty.fail_one_in(1);
-    let mut step = |at| match host.control.collect(at) {
+    let step = |at| match host.control.collect(at) {
         NextWake::At(time) => time,
         other => panic!("{other:?}"),
     };
