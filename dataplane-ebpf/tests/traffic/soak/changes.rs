@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use dataplane_core::model::{Backend, Choice, Frontend, MaglevSize, Masquerade, Service, Weight};
+use dataplane_core::model::{
+    Affinity, AffinityTimeout, Backend, Choice, Frontend, MaglevSize, Masquerade, Service, Weight,
+};
 use dataplane_testkit::{
     frames::Rng,
     net::{AddressPlan, HostAddresses},
@@ -38,6 +40,7 @@ pub struct Wanted {
     members: BTreeMap<usize, Member>,
     maglev: bool,
     masquerade: bool,
+    affinity: bool,
     exists: bool,
 }
 
@@ -87,7 +90,14 @@ impl Wanted {
         let service = Service::builder(&Self::name(self.number)).frontend(frontend).backends(backends);
         let service = service.choice(if self.maglev { maglev } else { Choice::Random });
         let masquerade = if self.masquerade { Masquerade::Auto } else { Masquerade::Never };
-        self.exists.then(|| service.masquerade(masquerade).build().unwrap())
+        let timeout = AffinityTimeout::new(1).unwrap();
+        let affinity = if self.affinity { Affinity::ClientIp { timeout } } else { Affinity::None };
+        self.exists.then(|| service.masquerade(masquerade).affinity(affinity).build().unwrap())
+    }
+
+    /// Whether a client comes to its backend again.
+    pub fn affinity(&self) -> bool {
+        self.affinity
     }
 }
 
@@ -106,7 +116,8 @@ impl Changes {
         let mut service = |number| {
             let members =
                 (0..HOSTS / 2).map(|_| (rng.below(HOSTS), Member { weight: 1, draining: false })).collect();
-            Wanted { number, members, maglev: rng.chance(50), masquerade: rng.chance(50), exists: true }
+            let [maglev, masquerade, affinity] = [50, 50, 25].map(|percent| rng.chance(percent));
+            Wanted { number, members, maglev, masquerade, affinity, exists: true }
         };
         let services = (0..SERVICES).map(&mut service).collect();
         Self { rng, services, digest: 0xcbf2_9ce4_8422_2325 }
@@ -148,8 +159,9 @@ impl Changes {
                 65..80 if !present.is_empty() => {
                     service.members.get_mut(rng.pick(&present)).unwrap().weight = rng.below(5) as u32;
                 }
-                80..87 => service.maglev = !service.maglev,
-                87..94 => service.masquerade = !service.masquerade,
+                80..85 => service.maglev = !service.maglev,
+                85..90 => service.masquerade = !service.masquerade,
+                90..94 => service.affinity = !service.affinity,
                 94..97 => service.exists = false,
                 _ if !present.is_empty() => {
                     // A backend goes over to another service of the kind, in the same transaction.
