@@ -81,8 +81,10 @@ pub fn collect(world: &mut World, now: Duration, rng: &mut Rng) {
     let mut at = [Moment::of(&**memory), Moment::of(&*kernel)];
     at.iter_mut().for_each(|at| at.now = Tick::from_nanoseconds(now.as_nanos() as u64));
     look::<V4>(memory.flows_v4(), kernel.flows_v4(), &at, rng);
+    look::<V4>(memory.half_open_v4(), kernel.half_open_v4(), &at, rng);
     look::<V4>(memory.reservations_v4(), kernel.reservations_v4(), &at, rng);
     look::<V6>(memory.flows_v6(), kernel.flows_v6(), &at, rng);
+    look::<V6>(memory.half_open_v6(), kernel.half_open_v6(), &at, rng);
     look::<V6>(memory.reservations_v6(), kernel.reservations_v6(), &at, rng);
 }
 
