@@ -114,10 +114,13 @@ fn connections_at_once_come_to_one_backend() {
 fn a_client_is_forgotten_after_the_time_out() {
     require_kernel!();
     let mut world = World::new(Hooks::Tcx);
-    remembers(&mut world, 1);
-    world.balance_all();
     for front in [Front::TCP_V4, Front::UDP_V6] {
+        // However slowly they are asked.
+        remembers(&mut world, 600);
+        world.balance_all();
         let first = one_answers(&world, front, 20);
+        remembers(&mut world, 1);
+        world.balance_all();
         let another = || {
             // Longer than a second and a tick, in which nobody comes.
             thread::sleep(Duration::from_millis(1_300));

@@ -6,6 +6,7 @@ use std::{
 };
 
 use dataplane_core::{
+    control::ControllerBuilder,
     model::{Masquerade, NatPorts, Protocol},
     pipeline::{DropReason, Hook, Timeouts, Verdict},
     tables::Store,
@@ -123,6 +124,7 @@ fn always_is_always() {
 fn one_port_of_a_client_serves_two_services_with_one_backend() {
     require_kernel!();
     let mut world = World::new(Hooks::Tcx);
+    let in_use = |world: &World| world.count(Hook::Ingress, Verdict::Drop(DropReason::TupleInUse));
     for (masquerade, answered) in [(Masquerade::Never, [true, false]), (Masquerade::Auto, [true, true])] {
         world.masquerade = masquerade;
         let port = if masquerade == Masquerade::Never { 40_001 } else { 40_002 };
@@ -130,19 +132,21 @@ fn one_port_of_a_client_serves_two_services_with_one_backend() {
         for (front, name) in fronts.into_iter().zip(["one", "two"]) {
             world.balance_at(name, front, Protocol::Udp, [world.backend(Front::UDP_V4, 0)]);
         }
-        let heard = world.net.client.run(|| {
-            let socket = UdpSocket::bind(("0.0.0.0", port)).unwrap();
-            socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-            fronts.map(|front| {
-                socket.send_to(b"who?", front).unwrap();
-                let mut room = [0; 64];
-                socket.recv_from(&mut room).is_ok_and(|(_, from)| from == front)
-            })
-        });
-        assert_eq!(heard, answered, "{masquerade:?}");
+        let socket = world.net.client.run(|| UdpSocket::bind(("0.0.0.0", port)).unwrap());
+        socket.set_nonblocking(true).unwrap();
+        for (front, answered) in fronts.into_iter().zip(answered) {
+            let before = in_use(&world);
+            socket.send_to(b"who?", front).unwrap();
+            let mut from = None;
+            let outcome = wait_for(PATIENCE, "an answer or a refusal", || {
+                from = socket.recv_from(&mut [0; 64]).ok().map(|(_, from)| from);
+                from.is_some() || in_use(&world) > before
+            });
+            outcome.unwrap();
+            assert_eq!(from, answered.then_some(front), "{masquerade:?}");
+        }
     }
-    let in_use = Verdict::Drop(DropReason::TupleInUse);
-    assert_eq!(world.count(Hook::Ingress, in_use), 1);
+    assert_eq!(in_use(&world), 1);
 }
 
 /// All ports are taken by flows that live: the next one is refused by name, those that stand go on, and once one is over
@@ -155,7 +159,8 @@ fn ports_run_out_by_name_and_come_back() {
     let settings = |builder: dataplane_ebpf::Builder| {
         builder.nat_ports(NatPorts::new(50_000..=50_007).unwrap()).timeouts(timeouts)
     };
-    let mut world = World::with(Hooks::Tcx, World::topology(Hooks::Tcx, 1), settings);
+    let control = |builder: ControllerBuilder| builder.collect_interval(Duration::from_millis(500));
+    let mut world = World::controlled(Hooks::Tcx, World::topology(Hooks::Tcx, 1), settings, control);
     world.masquerade = Masquerade::Auto;
     cut_off(&world.net);
     // A socket of the balancer has one of them.
@@ -167,26 +172,31 @@ fn ports_run_out_by_name_and_come_back() {
         world.net.client.run(|| {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
             socket.connect(front).unwrap();
-            socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+            socket.set_nonblocking(true).unwrap();
             socket
         })
     };
-    let exchange = |socket: &UdpSocket| {
-        socket.send(b"who?").unwrap();
-        socket.recv(&mut [0; 64]).is_ok()
-    };
     let exhausted = || world.count(Hook::Ingress, Verdict::Drop(DropReason::NatExhausted));
+    // Whether it is answered; else it was refused.
+    let exchange = |socket: &UdpSocket| {
+        let before = exhausted();
+        socket.send(b"who?").unwrap();
+        let mut answered = false;
+        let outcome = wait_for(PATIENCE, "an answer or a refusal", || {
+            answered = socket.recv(&mut [0; 64]).is_ok();
+            answered || exhausted() > before
+        });
+        outcome.unwrap();
+        answered
+    };
     let sockets: Vec<UdpSocket> = (1..PORTS).map(|_| open()).collect();
     for socket in &sockets {
         assert!(exchange(socket) && exchange(socket), "a flow that goes on after an answer is one");
     }
     assert_eq!((reservations(&world), exhausted()), (7, 0));
-    let counted = wait_for(PATIENCE, "a round of the collector", || !world.control.nat_usage().is_empty());
-    counted.unwrap();
-    let usage = world.control.nat_usage();
-    let [usage] = usage.as_slice() else { panic!("{usage:?}") };
-    assert_eq!((usage.address, usage.high_water), (balancer.ip(), usage.in_use));
-    assert!((1..=7).contains(&usage.in_use), "{usage:?}");
+    let usage = || world.control.nat_usage().into_iter().map(|one| (one.address, one.in_use, one.high_water));
+    let all = [(balancer.ip(), 7, 7)];
+    wait_for(PATIENCE, "a round of the collector", || usage().eq(all)).unwrap();
 
     let late = open();
     assert!(!exchange(&late));
@@ -197,6 +207,8 @@ fn ports_run_out_by_name_and_come_back() {
     let came_back = wait_for(PATIENCE, "a port", || exchange(&late));
     came_back.unwrap();
     assert!(exhausted() > 1 && reservations(&world) <= 7);
+    let fewer = || matches!(usage().collect::<Vec<_>>()[..], [(_, in_use, high_water)] if in_use < 7 && high_water == 7);
+    wait_for(PATIENCE, "fewer are in use than at most", fewer).unwrap();
     let backend = backend_port(Protocol::Udp);
     let entries: Vec<_> = world.plane.tables().nat_v4().entries().map(|entry| entry.unwrap().0).collect();
     assert!(entries.iter().all(|tuple| tuple.source_port.get() == backend));

@@ -7,6 +7,7 @@
 use std::{
     net::SocketAddr,
     ops::Range,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -120,11 +121,14 @@ fn when_ports_run_out_60_000_flows_are_served_or_refused_by_name() {
     let crowd = Crowd::new(ports, 1 << 17, timeouts, DropReason::NatExhausted);
     let flows: Vec<u16> = FLOWS.collect();
     let (half_open, others) = flows.split_at(HALF_OPEN);
+    // So long they are spared, and two ticks.
+    let spared = Duration::from_millis(2_250);
 
     let start = Instant::now();
     // They are answered once, and do not go on.
     assert_eq!(crowd.speak(half_open, 1).len(), HALF_OPEN);
     assert_eq!((crowd.reservations(), crowd.refusals()), (HALF_OPEN, 0));
+    thread::sleep(spared);
     let standing = crowd.speak(others, 2);
     let (served, took, refused) = (standing.len(), start.elapsed(), crowd.refusals() as usize);
     assert_eq!(served + refused, others.len());
@@ -139,8 +143,8 @@ fn when_ports_run_out_60_000_flows_are_served_or_refused_by_name() {
         "{} of {count} taken",
         holders.len()
     );
-    // None of them gave way within two seconds; a flow may still have found another port than theirs.
-    assert!(took > Duration::from_secs(2) && half_open_left * 50 < HALF_OPEN, "{half_open_left} left");
+    // A flow may still have found another port than theirs.
+    assert!(half_open_left * 50 < HALF_OPEN, "{half_open_left} left");
     assert!(served > count * 97 / 100 && refused > 0);
 
     // Those whose time is not over go on; looked at in turn, since what goes on later may be over by then.
