@@ -110,11 +110,9 @@ fn each_flow_to_one_backend_has_a_port_of_its_own_and_flows_to_another_may_share
     let mut host = host_with_ports(4);
     let backends = [host.backend(V4.backend), host.backend(V4.other_backend)];
     let service = host.service(V4.service, UDP, &backends[..1]);
-    let mut ports: Vec<String> = (1..=4).map(|n| source_of(&host, &udp(&client(n), V4.service))).collect();
+    let ports: Vec<String> = (1..=4).map(|n| source_of(&host, &udp(&client(n), V4.service))).collect();
     // The search begins at the same place each time.
     assert_eq!(ports, [0, 1, 2, 3].map(|n| own_port(V4, FIRST + n)));
-    ports.dedup();
-    assert_eq!(ports.len(), 4);
     host.point(service, &backends[1..]);
     assert_eq!(source_of(&host, &udp(&client(5), V4.service)), own_port(V4, FIRST));
     // And one of another protocol.
