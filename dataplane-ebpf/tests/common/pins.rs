@@ -6,6 +6,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::Command,
+    thread,
 };
 
 use dataplane_ebpf::PinDir;
@@ -13,6 +14,8 @@ use dataplane_testkit::child;
 
 /// Where a bpffs is; it is mounted there if it is not.
 const BPFFS: &str = "/sys/fs/bpf";
+/// What the name of each begins with; the number of the test's process and a label follow.
+const PREFIX: &str = "forebay-test-";
 
 /// A directory below the bpffs, gone with this, with all that is pinned in it. A dataplane of the test pins to
 /// [`edge`](Self::edge), which is not made yet.
@@ -28,7 +31,8 @@ impl PinFolder {
             let mount = child::output(Command::new("mount").args(["-t", "bpf", "none", BPFFS]), child::LIMIT);
             assert!(mount.as_ref().is_ok_and(|output| output.status.success()), "{mount:?}");
         }
-        let root = Path::new(BPFFS).join(format!("forebay-test-{}-{label}", std::process::id()));
+        sweep();
+        let root = Path::new(BPFFS).join(format!("{PREFIX}{}-{label}", std::process::id()));
         fs::create_dir(&root).unwrap();
         Self { root }
     }
@@ -55,9 +59,25 @@ impl PinFolder {
     }
 }
 
+/// Removes what tests left that were killed: directories of processes that are no more.
+fn sweep() {
+    for entry in fs::read_dir(BPFFS).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists()) {
+            // Another test may be doing the same.
+            fs::remove_dir_all(entry.path()).ok();
+        }
+    }
+}
+
 impl Drop for PinFolder {
     fn drop(&mut self) {
         // A pin that goes takes its link along.
-        fs::remove_dir_all(&self.root).unwrap();
+        let removed = fs::remove_dir_all(&self.root);
+        // A second panic would hide the first one.
+        if !thread::panicking() {
+            removed.unwrap();
+        }
     }
 }

@@ -59,10 +59,15 @@ impl LineServer {
 impl Drop for LineServer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        for (listener, thread) in self.listeners.drain(..) {
+        for (listener, server) in self.listeners.drain(..) {
             // Wakes who waits for a connection.
-            net::shutdown(&*listener, Shutdown::Both).unwrap();
-            thread.join().unwrap();
+            let woken = net::shutdown(&*listener, Shutdown::Both);
+            let joined = if woken.is_ok() { server.join() } else { Ok(()) };
+            // A second panic would hide the first one.
+            if !thread::panicking() {
+                woken.unwrap();
+                joined.unwrap();
+            }
         }
     }
 }

@@ -207,7 +207,11 @@ impl Objects {
 
 impl Drop for Objects {
     fn drop(&mut self) {
-        fs::remove_dir_all(&self.folder).unwrap();
+        let removed = fs::remove_dir_all(&self.folder);
+        // A second panic would hide the first one.
+        if !thread::panicking() {
+            removed.unwrap();
+        }
     }
 }
 
@@ -289,7 +293,10 @@ impl Drop for Agent {
     fn drop(&mut self) {
         // It may have ended.
         self.child.kill().ok();
-        child::wait(&mut self.child, child::LIMIT, "an agent").unwrap();
+        let ended = child::wait(&mut self.child, child::LIMIT, "an agent");
+        if !thread::panicking() {
+            ended.unwrap();
+        }
     }
 }
 
