@@ -1,8 +1,10 @@
 //! One host, twice: a network namespace with real interfaces, routes and neighbours, and the simulator's mirror of it.
 
 use std::{
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     sync::Arc,
+    time::Duration,
 };
 
 use dataplane_core::{
@@ -20,7 +22,7 @@ use dataplane_ebpf::{EbpfDataplane, testing::TestDataplane};
 use dataplane_testkit::{
     fill::{FilledService, Filler},
     frames::Rng,
-    net::{Interface, Namespace, Offload, Route, veth},
+    net::{Interface, Namespace, Offload, Route, veth, wait_for},
 };
 
 /// Where a backend is, which decides what becomes of its packets.
@@ -318,10 +320,31 @@ impl World {
         }
     }
 
+    /// Whether packets to an address are the host's own, by its routes.
+    fn is_own(&self, address: Ipv6Addr) -> bool {
+        const RTF_LOCAL: u32 = 1 << 31;
+        const RTF_ANYCAST: u32 = 1 << 20;
+        let routes = self.host.run(|| fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap());
+        let destination = format!("{:032x} 80 ", address.to_bits());
+        routes.lines().filter(|route| route.starts_with(&destination)).any(|route| {
+            let flags = route.split_whitespace().nth(8).unwrap();
+            u32::from_str_radix(flags, 16).unwrap() & (RTF_LOCAL | RTF_ANYCAST) != 0
+        })
+    }
+
     fn addresses(&mut self, interface: &Interface, prefixes: &[&str]) {
         for prefix in prefixes {
             let prefix: ipnet::IpNet = prefix.parse().unwrap();
             interface.add_address(prefix).unwrap();
+            if let ipnet::IpNet::V6(v6) = prefix {
+                // The kernel makes them the host's own a little later.
+                for own in [v6.addr(), v6.network()] {
+                    let made = wait_for(Duration::from_secs(20), format!("{own} is the host's"), || {
+                        self.is_own(own)
+                    });
+                    made.unwrap();
+                }
+            }
             let routes = self.simulator.routes_mut();
             routes.insert(prefix.trunc(), Target::Link(interface.index()));
             routes.insert(prefix.addr().into(), Target::Local);
