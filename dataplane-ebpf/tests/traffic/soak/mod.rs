@@ -129,7 +129,7 @@ fn soak(hooks: Hooks) {
     assert!(u64::from(count) > 150 * seconds, "{count} changes");
 
     tables::hold_what_is_wanted(&world, changes.services());
-    tables::clients_are_remembered_once(&world);
+    tables::clients_are_remembered(&world);
     tables::remove_all(&world);
     before.comes_back(&world);
     tables::take_all_there_is(&world);

@@ -14,10 +14,7 @@ use dataplane_core::{
 };
 use dataplane_testkit::{net::wait_for, witness::Witness};
 
-use super::{
-    changes::{SERVICES, Wanted},
-    history::Standing,
-};
+use super::{changes::Wanted, history::Standing};
 use crate::world::{PATIENCE, World, backend_port};
 
 /// Room for the services, and for their clients' flows.
@@ -79,12 +76,12 @@ fn words(world: &World) -> Words {
     [tables.service_words(), tables.backends_v4(), tables.backends_v6()].map(taken)
 }
 
-/// Clients stay remembered when their service has gone, until others need the room: there is one of each family, and it
-/// stands there once for each frontend at most.
-pub fn clients_are_remembered_once(world: &World) {
+/// Clients stay remembered when their frontend has gone, until others need the room: no more of them than there were
+/// indexes of frontends, since each family has one client.
+pub fn clients_are_remembered(world: &World) {
     let tables = world.plane.tables();
     let remembered = [tables.affinity_v4().fill().unwrap(), tables.affinity_v6().fill().unwrap()];
-    assert!(remembered.iter().all(|count| (1..=SERVICES as u32 / 2).contains(count)), "{remembered:?}");
+    assert!(remembered.iter().all(|count| (1..=2 * CAPACITY.frontends).contains(count)), "{remembered:?}");
 }
 
 /// Follows every frontend as packets do: it leads to those that get new flows, and to nobody else; and nothing else is
