@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, net::TcpStream, time::Duration};
 
 use dataplane_core::{
-    model::Protocol,
+    model::{Protocol, Weight},
     pipeline::{AnswerReason, Hook, Verdict},
 };
 use dataplane_testkit::{
@@ -20,21 +20,34 @@ fn check_refused(hooks: Hooks) {
     let world = World::new(hooks);
     let (hook, answered) = (Hook::Ingress, Verdict::Answer(AnswerReason::NoBackend));
     for front in Front::ALL {
-        world.balance(front, []);
-        let before =
-            (world.count(hook, answered), packets(&world.net.client.statistics().unwrap(), front.v6));
-        // At once, and not for want of an answer.
-        let errno = world.net.client.run(|| refusal(front.protocol, front.virtual_address()));
-        assert_eq!(errno, Some(libc::ECONNREFUSED), "{}", front.name());
-        let sent = packets(&world.net.client.statistics().unwrap(), front.v6) - before.1;
-        assert_eq!((world.count(hook, answered) - before.0, sent), (1, 1), "{}", front.name());
-        let counted = world.counters(front);
-        assert_eq!((counted.drops, counted.packets, counted.flows), (sent, 0, 0), "{}", front.name());
+        let weightless = |number| world.backend(front, number).with_weight(Weight::new(0).unwrap());
+        // Nobody, and three whose weights are all 0.
+        for backends in [vec![], (0..3).map(weightless).collect()] {
+            world.balance(front, backends);
+            let before = (
+                world.count(hook, answered),
+                packets(&world.net.client.statistics().unwrap(), front.v6),
+                world.counters(front).drops,
+            );
+            // At once, and not for want of an answer.
+            let errno = world.net.client.run(|| refusal(front.protocol, front.virtual_address()));
+            assert_eq!(errno, Some(libc::ECONNREFUSED), "{}", front.name());
+            let sent = packets(&world.net.client.statistics().unwrap(), front.v6) - before.1;
+            assert_eq!((world.count(hook, answered) - before.0, sent), (1, 1), "{}", front.name());
+            let counted = world.counters(front);
+            assert_eq!(
+                (counted.drops - before.2, counted.packets, counted.flows),
+                (sent, 0, 0),
+                "{}",
+                front.name()
+            );
+        }
 
+        let drops = world.counters(front).drops;
         // A backend that drains is no better for those who come anew.
         world.balance(front, [world.backend(front, 0).draining()]);
         world.net.client.run(|| ask(front.protocol, front.virtual_address(), SHORT)).unwrap_err();
-        assert!(world.counters(front).drops > sent);
+        assert!(world.counters(front).drops > drops);
         assert_eq!(world.counters(front).packets, 0);
         // And a service that gets its first backend serves at once.
         world.balance(front, [world.backend(front, 0)]);
