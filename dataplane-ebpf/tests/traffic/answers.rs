@@ -8,7 +8,10 @@ use dataplane_testkit::{
     require_kernel,
 };
 
-use crate::world::{Front, Hooks, PATIENCE, World};
+use crate::{
+    errors::{MASQUERADES, world_of},
+    world::{Front, Hooks, PATIENCE, World},
+};
 
 /// What the narrow link takes; the least that IPv6 allows.
 const NARROW: u32 = 1280;
@@ -17,8 +20,9 @@ const LENGTH: u64 = 1 << 20;
 
 /// The balancer's own link to the clients, then that to the backend, takes less than what is sent.
 fn check_narrow_links(hooks: Hooks) {
-    for towards_clients in [true, false] {
-        let world = World::new(hooks);
+    let worlds = MASQUERADES.into_iter().flat_map(|masquerade| [(masquerade, true), (masquerade, false)]);
+    for (masquerade, towards_clients) in worlds {
+        let world = world_of(hooks, masquerade);
         let link =
             if towards_clients { &world.net.client_side } else { &world.net.backends[0].balancer_side };
         link.set_mtu(NARROW).unwrap();

@@ -3,7 +3,7 @@
 use std::{io, net::IpAddr};
 
 use dataplane_core::{
-    model::{Backend, Protocol},
+    model::{Backend, Masquerade, Protocol},
     pipeline::Verdict,
 };
 use dataplane_testkit::{
@@ -11,7 +11,10 @@ use dataplane_testkit::{
     require_kernel,
 };
 
-use crate::world::{Front, Hooks, PATIENCE, World, backend_port};
+use crate::{
+    masquerade::cut_off,
+    world::{Front, Hooks, PATIENCE, World, backend_port},
+};
 
 /// What the narrow link carries; the least that IPv6 allows.
 const NARROW: u32 = 1280;
@@ -81,9 +84,21 @@ fn xdp_tells_a_client_of_a_closed_port() {
     check_closed_port(Hooks::Xdp);
 }
 
+/// The source stays, or is the balancer's own: then backends know no way to clients.
+pub const MASQUERADES: [Masquerade; 2] = [Masquerade::Never, Masquerade::Always];
+
+pub fn world_of(hooks: Hooks, masquerade: Masquerade) -> World {
+    let mut world = World::new(hooks);
+    world.masquerade = masquerade;
+    if masquerade != Masquerade::Never {
+        cut_off(&world.net);
+    }
+    world
+}
+
 /// A router behind the clients says that a backend's segments are too big.
-fn check_narrow_client(hooks: Hooks) {
-    let world = World::new(hooks);
+fn check_narrow_client(hooks: Hooks, masquerade: Masquerade) {
+    let world = world_of(hooks, masquerade);
     let far = Far::behind(&world.net.client, world.net.client_addresses.both(), &world);
     for front in Front::TCP {
         world.balance(front, [world.backend(front, 0)]);
@@ -94,8 +109,8 @@ fn check_narrow_client(hooks: Hooks) {
 }
 
 /// A router before a backend says that a client's segments are too big.
-fn check_narrow_backend(hooks: Hooks) {
-    let world = World::new(hooks);
+fn check_narrow_backend(hooks: Hooks, masquerade: Masquerade) {
+    let world = world_of(hooks, masquerade);
     let router = &world.net.backends[0];
     let far = Far::behind(&router.namespace, router.addresses.both(), &world);
     let port = backend_port(Protocol::Tcp);
@@ -125,23 +140,31 @@ fn assert_told(sender: &Namespace, world: &World) {
 #[test]
 fn tcx_carries_word_of_a_narrow_link_to_a_backend() {
     require_kernel!();
-    check_narrow_client(Hooks::Tcx);
+    for masquerade in MASQUERADES {
+        check_narrow_client(Hooks::Tcx, masquerade);
+    }
 }
 
 #[test]
 fn xdp_carries_word_of_a_narrow_link_to_a_backend() {
     require_kernel!();
-    check_narrow_client(Hooks::Xdp);
+    for masquerade in MASQUERADES {
+        check_narrow_client(Hooks::Xdp, masquerade);
+    }
 }
 
 #[test]
 fn tcx_carries_word_of_a_narrow_link_to_a_client() {
     require_kernel!();
-    check_narrow_backend(Hooks::Tcx);
+    for masquerade in MASQUERADES {
+        check_narrow_backend(Hooks::Tcx, masquerade);
+    }
 }
 
 #[test]
 fn xdp_carries_word_of_a_narrow_link_to_a_client() {
     require_kernel!();
-    check_narrow_backend(Hooks::Xdp);
+    for masquerade in MASQUERADES {
+        check_narrow_backend(Hooks::Xdp, masquerade);
+    }
 }
