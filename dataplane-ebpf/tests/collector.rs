@@ -4,7 +4,7 @@
 mod common;
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
@@ -14,8 +14,9 @@ use common::{Host, INGRESS, small};
 use dataplane_core::{
     Controller,
     abi::{InterfaceEntry, TestInput, TupleV4},
-    pipeline::{Fate, Revoked, Tick, Timeouts},
-    tables::{Moment, ScanPosition, Store, Suspect},
+    pipeline::{Fate, Revoked, Seen, Tick, Timeouts},
+    tables::{Moment, ScanPosition, Store, Suspect, Tuple as _},
+    wire::Be16,
 };
 use dataplane_ebpf::{KernelTables, testing::TestDataplane};
 use dataplane_testkit::{
@@ -135,6 +136,75 @@ fn a_flow_that_has_packets_in_time_outlives_every_look() {
     assert_eq!(removed, 0);
     assert!(condemned > 0, "the collector never met a flow before its packet");
     assert_eq!(tuples(&tables).len(), 2 * usize::from(CLIENTS));
+}
+
+/// Rounds in which each client comes back, at the most.
+const ROUNDS: u32 = 400;
+
+/// The time of each flow is over in both looks, and its client comes back while the second is taken: the packet opens the
+/// flow anew, or the collector was first. Whatever stands once the packet has passed stands after the look, too.
+#[test]
+fn a_flow_that_is_opened_anew_outlives_the_look_at_the_old_one() {
+    require_kernel!();
+    let mut world = World::new("anew");
+    let tables = world.test.plane().tables();
+    let first = world.filler.backend(&*tables, FIRST.parse().unwrap(), true).unwrap();
+    let second = world.filler.backend(&*tables, SECOND.parse().unwrap(), true).unwrap();
+    let service = world.filler.service(&*tables, SERVICE.parse().unwrap(), 17, &[first]).unwrap();
+    let life = Tick::ticks_of_milliseconds(Timeouts::default().udp);
+    let [client, virtual_address] =
+        ["192.0.2.2", "203.0.113.10"].map(|text| text.parse::<Ipv4Addr>().unwrap());
+    let tuple_of = |port| TupleV4::new(client.into(), virtual_address.into(), port, Be16::new(53), 17);
+    // How often the collector had the flow, and how often the packet.
+    let (mut removed, mut kept) = (0, 0);
+    for round in 1..=ROUNDS {
+        let (begin, end) = (round * 2 * (life + 1), round * 2 * (life + 1) + life + 1);
+        world.filler.point(&*tables, service, &[first]).unwrap();
+        world.set_time(begin);
+        for port in 1..=CLIENTS {
+            assert_eq!(world.ask(port), FIRST.parse().unwrap(), "client {port} in round {round}");
+        }
+        world.set_time(end);
+        let old: Vec<TupleV4> = (1..=CLIENTS).map(|port| tuple_of(Be16::new(port))).collect();
+        assert_eq!(look(&tables, &old, end), [Fate::Condemned; CLIENTS as usize]);
+        world.filler.point(&*tables, service, &[second]).unwrap();
+
+        let turn = AtomicU32::new(0);
+        let (asker, tables_of) = (&world, &tables);
+        let (fates, stands) = thread::scope(|scope| {
+            let collector = scope.spawn(|| {
+                let mut fates = Vec::new();
+                for (tuple, port) in old.iter().zip(1..) {
+                    while turn.load(Ordering::SeqCst) < port {
+                        std::hint::spin_loop();
+                    }
+                    fates.extend(look(tables_of, &[*tuple], end));
+                }
+                fates
+            });
+            let come_back = |port: u16| {
+                turn.store(port.into(), Ordering::SeqCst);
+                assert_eq!(asker.ask(port), SECOND.parse().unwrap(), "client {port} in round {round}");
+                let found = tables_of.opening_v4().get(&tuple_of(Be16::new(port))).unwrap();
+                found.is_some_and(|flow| flow.backend == second && !Seen::from(flow.state).is_dying())
+            };
+            let stands: Vec<bool> = (1..=CLIENTS).map(come_back).collect();
+            (collector.join().unwrap(), stands)
+        });
+        world.filler.point(&*tables, service, &[first]).unwrap();
+        for (port, stands) in (1..=CLIENTS).zip(&stands) {
+            let went = world.ask(port);
+            assert!(!stands || went == SECOND.parse().unwrap(), "client {port} in round {round}: {went}");
+        }
+        let removals = fates.iter().filter(|&&fate| fate == Fate::Removed).count();
+        removed += removals;
+        kept += fates.len() - removals;
+        assert!(fates.iter().all(|&fate| fate != Fate::Condemned), "{fates:?}");
+        if removed > 100 && kept > 100 {
+            return;
+        }
+    }
+    panic!("the collector was first {removed} times, and packets {kept} times");
 }
 
 /// On the kernel's own clock, by the controller's thread.

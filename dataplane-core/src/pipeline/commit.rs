@@ -401,7 +401,10 @@ pub(super) fn displace<F: Family, Entry: FlowEntry<F>>(entry: &Entry, state: Sta
 }
 
 /// Removes the other half of a connection of which one half, `flow`, stands under `tuple`; unless that of another
-/// connection stands there by now, or none. Tells whether it did. `pair` is room for a copy.
+/// connection stands there by now, or none, or somebody else has claimed it. Tells whether it did. `pair` is room for a copy.
+///
+/// It is claimed first, as whatever goes by its key: the collector, which may have read it just before, would else claim
+/// what is no longer in the table, and take out what stands under the key by then.
 #[inline(always)]
 pub(super) fn remove_other_half<F, E>(tuple: &F::Tuple, flow: &F::Flow, pair: &mut F::Flow, env: &E) -> bool
 where
@@ -413,6 +416,7 @@ where
     if let Some(entry) = Lookup::<F>::flow(env, place, &other)
         && entry.read(other.tag(), pair)
         && translates_to::<F>(pair, tuple)
+        && displace::<F, _>(&entry, pair.state())
     {
         Lookup::<F>::remove_flow(env, place, &other);
         return true;

@@ -1,5 +1,7 @@
 //! Packets that race, one step at a time: what another CPU does between two steps of a packet is said by the test.
 
+mod collector;
+
 use std::{cell::Cell, net::Ipv4Addr, sync::Arc};
 
 use super::{SimulatedInterface, Simulator};
@@ -26,6 +28,8 @@ use crate::{
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const CLIENT: [u8; 4] = [192, 0, 2, 7];
 const SERVICE: [u8; 4] = [203, 0, 113, 10];
+/// The host's own address towards its backends.
+const OWN: [u8; 4] = [198, 51, 100, 1];
 /// Where the same backends are at another port.
 const OTHER_PORT: u16 = 81;
 /// What makes the pipeline choose the one backend or the other.
@@ -41,6 +45,10 @@ impl Host {
     }
 
     fn with(affinity: model::Affinity) -> Self {
+        Self::of(model::Masquerade::Never, affinity)
+    }
+
+    fn of(masquerade: model::Masquerade, affinity: model::Affinity) -> Self {
         let tables = Arc::new(MemoryTables::new(Capacity::small()));
         let control = Controller::new(tables.clone()).unwrap();
         let agent = control.register("test", Precedence::default()).unwrap();
@@ -51,7 +59,7 @@ impl Host {
         let service = Service::builder("web")
             .frontends(frontends)
             .backends(backends)
-            .masquerade(model::Masquerade::Never)
+            .masquerade(masquerade)
             .affinity(affinity);
         let service = service.build().unwrap();
         agent.transaction().upsert(service).commit().unwrap();
@@ -60,7 +68,9 @@ impl Host {
         let mut simulator = Simulator::new(tables);
         simulator.add_interface(SimulatedInterface::new(2, MAC)).unwrap();
         for n in [3, 4] {
-            simulator.add_interface(SimulatedInterface::new(n, MAC)).unwrap();
+            let mut interface = SimulatedInterface::new(n, MAC);
+            interface.masquerade_v4 = Some(OWN.into());
+            simulator.add_interface(interface).unwrap();
             let backend = Ipv4Addr::new(198, 51, 100, n as u8);
             simulator.routes_mut().insert(format!("{backend}/32").parse().unwrap(), Target::Link(n));
             simulator.routes_mut().insert_neighbor(n, backend.into(), MAC);
@@ -86,6 +96,18 @@ impl Host {
     fn answer(&self, from: [u8; 4], flags: u8) -> MemoryPacket {
         let frame = frame((from, 8080), (CLIENT, 40_000), flags);
         MemoryPacket::new(&frame, Hook::Ingress, from[3].into(), MacAddress::new(MAC))
+    }
+
+    /// What a backend sends to a port of the host's own.
+    fn answer_at(&self, from: [u8; 4], port: u16, flags: u8) -> MemoryPacket {
+        let frame = frame((from, 8080), (OWN, port), flags);
+        MemoryPacket::new(&frame, Hook::Ingress, from[3].into(), MacAddress::new(MAC))
+    }
+
+    /// An answer to such a port that nobody disturbs: from where the client gets it, if it does.
+    fn answers_at(&self, from: [u8; 4], port: u16, flags: u8) -> Option<[u8; 4]> {
+        let (verdict, packet) = self.disturbed(ONE, self.answer_at(from, port, flags), &|_| {});
+        (verdict == Verdict::Forward).then(|| packet.bytes[26..30].try_into().unwrap())
     }
 
     /// An answer that nobody disturbs: from where the client gets it, if it does.
@@ -128,6 +150,20 @@ impl Host {
         destination(&packet)
     }
 
+    /// A SYN that nobody disturbs, wherever it comes to.
+    fn tries_from(&self, port: u16, random: u32) -> (Verdict, MemoryPacket) {
+        let mut packet = self.packet_from(port, Hook::Ingress, TCP_SYN);
+        // Who looks for a port looks at the first one first, whatever is chosen.
+        let environment = MemoryEnvironment {
+            tables: self.tables(),
+            world: &self.0.world,
+            random: ONE,
+            choice: Some(random),
+        };
+        let verdict = process(&mut packet, &environment, &mut Workspaces::default());
+        (verdict, packet)
+    }
+
     /// A SYN that chooses `ONE`, while another CPU acts.
     fn opens(&self, hook: Hook, rival: &dyn Fn(Step)) -> (Verdict, MemoryPacket) {
         let mut packet = self.packet(hook, TCP_SYN);
@@ -154,6 +190,15 @@ impl Host {
 
     fn entries(&self) -> u32 {
         self.tables().opening_v4().fill().unwrap() + self.tables().conntrack_v4().fill().unwrap()
+    }
+
+    /// The ports that are lent, and to which flows.
+    fn reservations(&self) -> Vec<(TupleV4, FlowV4)> {
+        self.tables().nat_v4().entries().map(Result::unwrap).collect()
+    }
+
+    fn reserved(&self) -> u32 {
+        self.tables().nat_v4().fill().unwrap()
     }
 
     fn flows(&self) -> u64 {
