@@ -446,6 +446,13 @@ pub const HOST: &[Mutation] = &[
         from: "if !swap(seen.0 | Seen::DYING) {",
         to: "if !swap(seen.0 | Seen::DYING) && false {",
     },
+    Mutation {
+        name: "port-of-who-lost",
+        breaks: "commit: who finds another CPU's flow in its place keeps the port that it reserved",
+        file: "dataplane-core/src/pipeline/commit.rs",
+        from: "Lookup::<F>::remove_flow(env, Place::Nat, &work.pair_tuple);",
+        to: "",
+    },
 ];
 
 /// Mutations that the torn-read test must catch.

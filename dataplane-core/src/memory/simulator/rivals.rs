@@ -1,6 +1,7 @@
 //! Packets that race, one step at a time: what another CPU does between two steps of a packet is said by the test.
 
 mod collector;
+mod masquerade;
 
 use std::{cell::Cell, net::Ipv4Addr, sync::Arc};
 
