@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    ops::RangeInclusive,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -26,12 +25,13 @@ use crate::{
     dataplane::{Reserved, program_fd},
     events::EventReader,
     lock::RUN_DIRECTORY,
-    net::{LinkState, Network, ReserveError},
+    net::{LinkState, Network},
     object::{
         self, COLLECT_V4, COLLECT_V6, DETERMINISTIC, DROP_EVENTS_A_SECOND, MAPS, PROGRAMS, STAGES,
         StagePlace, TELL_EVENTS,
     },
     pin::{PinDir, PinnedMaps, Pins},
+    port_claim::{ClaimError, PortClaim},
     probe::Features,
     sys::bpf,
     tables::{KernelTables, LoadedMaps, Stranded},
@@ -90,8 +90,8 @@ impl Builder {
     }
 
     /// The ports that source NAT gives out, on each address that it uses: 49152 to 65535 unless set. They are added to
-    /// `net.ipv4.ip_local_reserved_ports`, so that the kernel gives none of them to sockets of this host, until the dataplane is
-    /// detached.
+    /// `net.ipv4.ip_local_reserved_ports`, so that the kernel gives none of them to sockets of this host, until the last
+    /// dataplane that has them is detached, or the next one is opened after that was killed. What was reserved before stays.
     ///
     /// Where [pinned](Self::pins) tables are taken over, another range than theirs is refused
     /// ([`PinFault::NatPorts`](crate::PinFault::NatPorts)) as long as connections live whose ports it leaves out; a range that
@@ -138,10 +138,11 @@ impl Builder {
         self
     }
 
-    /// Where locks of places on clsact and of pin directories are kept: `/run/forebay` unless set. It is made where it is
-    /// not there; it must belong to the effective user of this process, nobody else may write to it, and it may not be a
+    /// Where locks of places on clsact and of pin directories are kept, and notes of the ports that are reserved for source NAT:
+    /// `/run/forebay` unless set. What is in it is to go with the next boot, as it does in `/run`. It is made where it is not there; it must belong to the effective user of this process, nobody else may write to it, and it may not be a
     /// symbolic link. All processes that work on one network namespace should name the same, or they do not see each
-    /// other there. At tcx and XDP, where links tell who lives, nothing is written.
+    /// other there. Where it can't be used, ports are not reserved ([`Warning::PortsNotReserved`](crate::Warning)), and the rest
+    /// works at tcx and XDP without pins, where links tell who lives.
     pub fn run_directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.run_directory = Some(path.into());
         self
@@ -244,19 +245,16 @@ impl Builder {
 
     /// Keeps the host's sockets off the ports of source NAT, where there is an uplink for it.
     fn reserve_ports(&self, parts: &Parts<'_>) -> Result<Reserved, Error> {
-        let Parts { network, uplinks, pins, .. } = parts;
+        let Parts { network, uplinks, pins, run_directory, .. } = parts;
         if uplinks.is_empty() {
-            return Ok(Reserved::Ports(Vec::new()));
+            return Ok(Reserved::Nothing);
         }
         let range = self.nat_ports.range();
-        if let Some(pins) = pins {
-            // Those of an earlier run that had others.
-            pins.release_ports(network, |ports| !is_within(ports, &range))?;
-        }
-        let ours = match network.unreserved_ports(&range) {
-            Ok(ours) => ours,
-            Err(ReserveError::System(error)) => return Ok(Reserved::not(&error)),
-            Err(ReserveError::NoneLeft { local }) => {
+        let noted = pins.as_ref().map(|pins| pins.noted_ports(network)).transpose()?;
+        let pinned = pins.as_ref().map(|pins| pins.path()).zip(noted.as_ref());
+        let claim = match PortClaim::take(Arc::clone(network), run_directory, range.clone(), pinned) {
+            Ok(claim) => claim,
+            Err(ClaimError::NoneLeft { local }) => {
                 return Err(Error::NatPortsTaken {
                     first: *range.start(),
                     last: *range.end(),
@@ -264,14 +262,12 @@ impl Builder {
                     local_last: *local.end(),
                 });
             }
+            Err(error) => return Ok(Reserved::not(&error)),
         };
         if let Some(pins) = pins {
-            pins.note_ports(network, &ours)?;
+            pins.note_ports(network, &claim.ours())?;
         }
-        match network.reserve_ports(&ours) {
-            Ok(()) => Ok(Reserved::Ports(ours)),
-            Err(error) => Ok(Reserved::not(&error)),
-        }
+        Ok(Reserved::Claim(claim))
     }
 
     /// Finds the uplinks, and refuses those that can't be together.
@@ -344,10 +340,6 @@ pub(crate) struct Parts<'a> {
     pub uplinks: Vec<(Uplink, LinkState)>,
     pub run_directory: &'a Path,
     pub pins: Option<Arc<Pins>>,
-}
-
-fn is_within(inner: &RangeInclusive<u16>, outer: &RangeInclusive<u16>) -> bool {
-    outer.contains(inner.start()) && outer.contains(inner.end())
 }
 
 fn check_capacity(capacity: &Capacity) -> Result<(), Error> {

@@ -1,8 +1,6 @@
 //! A dataplane that is open.
 
 use std::{
-    io,
-    ops::RangeInclusive,
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
     sync::Arc,
@@ -23,6 +21,7 @@ use crate::{
     net::{LinkState, Network},
     object::{EGRESS, INGRESS, PROGRAMS, XDP},
     pin::{Name, Pins},
+    port_claim::{ClaimError, PortClaim},
     probe::{Features, Warning, check_interface},
     tables::KernelTables,
     uplink::Uplink,
@@ -35,8 +34,9 @@ use crate::{
 /// so: in [`Attachment::others`], in [`Warning::SecondDataplane`] and in the log.
 ///
 /// Dropping it detaches its programs: the kernel does so with the last descriptor of a link, also where the process is
-/// killed. Only filters on clsact, which are no files, stay behind a process that is killed; the next one to open takes
-/// their place. [`detach`](Self::detach) is the same, and tells what went wrong.
+/// killed. What is no file stays behind a process that is killed: filters on clsact, in whose place the next one to open puts
+/// its own, and the reservation of the ports of source NAT, which is given back with the next one
+/// ([`Builder::run_directory`] has a note of it). [`detach`](Self::detach) is the same, and tells what went wrong.
 ///
 /// With [pins](Builder::pins), dropping it changes nothing: packets are balanced on by what the tables say, and the next one
 /// to open takes over. Only [`detach`](Self::detach) takes it off.
@@ -62,14 +62,16 @@ pub struct EbpfDataplane {
 /// Whether the host's sockets keep off the ports of source NAT.
 #[derive(Debug)]
 pub(crate) enum Reserved {
-    /// They do; of these by our doing.
-    Ports(Vec<RangeInclusive<u16>>),
+    /// There is no uplink, and so no source NAT.
+    Nothing,
+    /// They do.
+    Claim(PortClaim),
     /// They may get them.
     Not(Warning),
 }
 
 impl Reserved {
-    pub(crate) fn not(error: &io::Error) -> Self {
+    pub(crate) fn not(error: &ClaimError) -> Self {
         Self::Not(Warning::PortsNotReserved { reason: error.to_string() })
     }
 }
@@ -225,7 +227,7 @@ impl EbpfDataplane {
     }
 
     /// Looks at the uplinks again: whether our programs still stand, which link-layer address an interface has now, and
-    /// whether it takes frames from XDP now. Tables and [`warnings`](Self::warnings) follow. Where an interface was gone
+    /// whether it takes frames from XDP now. Ports of source NAT that somebody took out of the reserved ones are put back. Tables and [`warnings`](Self::warnings) follow. Where an interface was gone
     /// and there is one of its name again, our programs are attached to that.
     ///
     /// To be called now and then, and when an interface is known to have changed. Cost: a few system calls for each
@@ -239,8 +241,13 @@ impl EbpfDataplane {
     pub fn refresh(&self) -> Result<(), Error> {
         let mut attached = self.attached.lock();
         let mut warnings = self.features.warnings();
-        if let Reserved::Not(warning) = &self.reserved {
-            warnings.push(warning.clone());
+        match &self.reserved {
+            Reserved::Nothing => {}
+            Reserved::Claim(claim) => {
+                let refused = claim.refresh().err();
+                warnings.extend(refused.map(|error| Warning::PortsNotReserved { reason: error.to_string() }));
+            }
+            Reserved::Not(warning) => warnings.push(warning.clone()),
         }
         let mut outcome = Ok(());
         let mut came_back = false;
@@ -342,9 +349,8 @@ impl EbpfDataplane {
             outcome = outcome.and(attached.detach());
             outcome = outcome.and(self.tables.clear_interface(index).map_err(Error::from));
         }
-        if let Reserved::Ports(ports) = &self.reserved {
-            let given_back = self.network.release_ports(ports);
-            outcome = outcome.and(given_back.map_err(|source| Error::PortsStayReserved { source }));
+        if let Reserved::Claim(claim) = &self.reserved {
+            outcome = outcome.and(claim.release());
         }
         outcome
     }

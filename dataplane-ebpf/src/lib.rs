@@ -51,6 +51,7 @@ mod lock;
 mod net;
 mod object;
 mod pin;
+mod port_claim;
 mod probe;
 mod reattach;
 mod sys;

@@ -1,5 +1,6 @@
 //! What tells a dataplane that lives from what a killed one left behind: a locked file (flock(2)), which the kernel unlocks
-//! with the process. There is one for each place on clsact, and one for each pin directory.
+//! with the process. There is one for each place on clsact, one for each pin directory, and one for each dataplane that has
+//! ports reserved.
 //!
 //! In a folder that is ours and that nobody else may write to, so that nobody else can hold the lock, keep us from it, or
 //! put a link in its place that has us write elsewhere.
@@ -7,7 +8,7 @@
 use std::{
     fmt,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _, Seek as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
@@ -21,7 +22,20 @@ pub(crate) const RUN_DIRECTORY: &str = "/run/forebay";
 #[derive(Debug)]
 pub(crate) struct Lock {
     path: PathBuf,
-    _file: File,
+    file: File,
+    /// Whether the file stays.
+    stays: bool,
+}
+
+/// A file of a lock, whoever had or has it.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether somebody who lives has it.
+    pub held: bool,
+    /// What its holder noted.
+    pub note: String,
 }
 
 /// What became of an attempt.
@@ -86,6 +100,70 @@ impl Lock {
         Self::try_take(&path).map_err(|refusal| refusal.of(&path))
     }
 
+    /// Where its file is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes what others are to know of the holder, in place of what it noted before. It stays with the file where the
+    /// process is killed.
+    ///
+    /// # Errors
+    /// [`Error::Lock`].
+    pub(crate) fn note(&mut self, text: &str) -> Result<(), Error> {
+        let text = Holder::this().text() + text;
+        let length = u64::try_from(text.len()).unwrap_or(u64::MAX);
+        let written = self.file.rewind().and_then(|()| self.file.write_all(text.as_bytes()));
+        let written = written.and_then(|()| self.file.set_len(length));
+        written.map_err(|source| Error::Lock { path: self.path.clone(), source })
+    }
+
+    /// Leaves the file and what is noted in it where it is when this is dropped.
+    pub(crate) fn leave(&mut self) {
+        self.stays = true;
+    }
+
+    /// The locks of names that begin so, in the order of their names. The folder must be one that was looked at by
+    /// [`take`](Self::take).
+    ///
+    /// # Errors
+    /// [`Error::Lock`].
+    pub(crate) fn named(directory: &Path, prefix: &str) -> Result<Vec<Found>, Error> {
+        let failed = |source| Error::Lock { path: directory.to_owned(), source };
+        let mut found = Vec::new();
+        for entry in fs::read_dir(directory).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if !entry.file_name().to_string_lossy().starts_with(prefix) {
+                continue;
+            }
+            let path = entry.path();
+            match Self::look(&path) {
+                Ok((held, text)) => {
+                    let note = text.splitn(3, '\n').nth(2).unwrap_or_default().to_owned();
+                    found.push(Found { path, held, note });
+                }
+                // Its holder ended just now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(Error::Lock { path, source }),
+            }
+        }
+        found.sort_by(|one, other| one.path.cmp(&other.path));
+        Ok(found)
+    }
+
+    fn look(path: &Path) -> io::Result<(bool, String)> {
+        let mut file =
+            OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+        let held = match file.try_lock_shared() {
+            Ok(()) => false,
+            Err(TryLockError::WouldBlock) => true,
+            Err(TryLockError::Error(error)) => return Err(error),
+        };
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        Ok((held, text))
+    }
+
     fn try_take(path: &Path) -> Result<Attempt, Refusal> {
         loop {
             let mut file = OpenOptions::new()
@@ -124,7 +202,7 @@ impl Lock {
             if named == (held.dev(), held.ino()) {
                 file.set_len(0)?;
                 file.write_all(Holder::this().text().as_bytes())?;
-                return Ok(Attempt::Held(Self { path: path.to_owned(), _file: file }));
+                return Ok(Attempt::Held(Self { path: path.to_owned(), file, stays: false }));
             }
         }
     }
@@ -180,6 +258,9 @@ impl Refusal {
 
 impl Drop for Lock {
     fn drop(&mut self) {
+        if self.stays {
+            return;
+        }
         // Before it is unlocked: afterwards it may be somebody else's.
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::debug!(path = %self.path.display(), %error, "cannot remove a lock");

@@ -23,10 +23,13 @@ pub(crate) use self::{
     clsact::{FilterError, FilterPlace},
     link::LinkState,
     netdev::XdpFeatures,
-    reserved_ports::ReserveError,
+    reserved_ports::Ports,
 };
 use self::{reserved_ports::LocalPorts, socket::Netlink};
-use crate::{Error, sys::ethtool};
+use crate::{
+    Error,
+    sys::{self, ethtool},
+};
 
 fn namespace_of_this_thread() -> Option<u64> {
     fs::metadata("/proc/thread-self/ns/net").ok().map(|metadata| metadata.ino())
@@ -93,31 +96,37 @@ impl Network {
         }
     }
 
-    /// Which of these ports the host may give to its own sockets yet.
-    ///
-    /// # Errors
-    /// [`ReserveError::NoneLeft`] where it would have no others, or the kernel's.
-    pub(crate) fn unreserved_ports(
-        &self,
-        ports: &RangeInclusive<u16>,
-    ) -> Result<Vec<RangeInclusive<u16>>, ReserveError> {
-        self.local_ports()?.unreserved(ports)
+    /// What tells the network namespace from all others that there are or were since the last boot, in a file's name.
+    pub(crate) fn identity(&self) -> String {
+        match sys::namespace::cookie(self.route.as_fd()) {
+            Ok(cookie) => format!("c{cookie}"),
+            // Before 5.14. An inode's number may be that of a namespace that is gone.
+            Err(_) => format!("i{}", self.namespace.unwrap_or(0)),
+        }
     }
 
-    /// Keeps the host from giving ports to its own sockets.
+    /// The ports that the host gives to its own sockets unless they are reserved.
     ///
     /// # Errors
     /// The kernel's.
-    pub(crate) fn reserve_ports(&self, ports: &[RangeInclusive<u16>]) -> io::Result<()> {
+    pub(crate) fn given_ports(&self) -> io::Result<RangeInclusive<u16>> {
+        Ok(self.local_ports()?.given())
+    }
+
+    /// The ports that the host gives to none of its own sockets.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn reserved_ports(&self) -> io::Result<Ports> {
+        self.local_ports()?.reserved()
+    }
+
+    /// Keeps the host from giving these ports and no others to its own sockets.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn reserve_ports(&self, ports: &Ports) -> io::Result<()> {
         self.local_ports()?.reserve(ports)
-    }
-
-    /// Lets the host give ports to its own sockets again.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub(crate) fn release_ports(&self, ports: &[RangeInclusive<u16>]) -> io::Result<()> {
-        self.local_ports()?.release(ports)
     }
 
     fn local_ports(&self) -> io::Result<&LocalPorts> {

@@ -13,7 +13,7 @@ const LOCAL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
 /// Some ports.
 #[derive(Clone, PartialEq, Eq)]
-struct Ports(Box<[bool; 65_536]>);
+pub(crate) struct Ports(Box<[bool; 65_536]>);
 
 /// A host's settings. They are of the network namespace in which they were opened, whoever uses them later.
 #[derive(Debug)]
@@ -21,24 +21,6 @@ pub(super) struct LocalPorts {
     reserved: Mutex<File>,
     /// Those that the host gives to its own sockets.
     given: RangeInclusive<u16>,
-}
-
-/// What the host keeps for its own sockets is not enough.
-#[derive(Debug)]
-pub(crate) enum ReserveError {
-    /// None of the ports that the host gives to its own sockets would be left.
-    NoneLeft {
-        /// Those that it gives out.
-        local: RangeInclusive<u16>,
-    },
-    /// The kernel refused.
-    System(io::Error),
-}
-
-impl From<io::Error> for ReserveError {
-    fn from(error: io::Error) -> Self {
-        Self::System(error)
-    }
 }
 
 impl LocalPorts {
@@ -49,32 +31,19 @@ impl LocalPorts {
         Ok(Self { reserved: Mutex::new(reserved), given })
     }
 
-    /// Which of these ports are not reserved yet.
-    pub(super) fn unreserved(
-        &self,
-        ports: &RangeInclusive<u16>,
-    ) -> Result<Vec<RangeInclusive<u16>>, ReserveError> {
-        let before = read(&mut self.reserved.lock())?;
-        if self.given.clone().all(|port| ports.contains(&port) || before.has(port)) {
-            return Err(ReserveError::NoneLeft { local: self.given.clone() });
-        }
-        Ok(Ports::of(|port| ports.contains(&port) && !before.has(port)).ranges())
+    /// Those that the host gives to its own sockets unless they are reserved.
+    pub(super) fn given(&self) -> RangeInclusive<u16> {
+        self.given.clone()
     }
 
-    /// Reserves ports beside those that are.
-    pub(super) fn reserve(&self, ports: &[RangeInclusive<u16>]) -> io::Result<()> {
-        self.change(|before, port| before || ports.iter().any(|range| range.contains(&port)))
+    /// Those that are reserved.
+    pub(super) fn reserved(&self) -> io::Result<Ports> {
+        read(&mut self.reserved.lock())
     }
 
-    /// Gives ports back.
-    pub(super) fn release(&self, ports: &[RangeInclusive<u16>]) -> io::Result<()> {
-        self.change(|before, port| before && !ports.iter().any(|range| range.contains(&port)))
-    }
-
-    fn change(&self, is_in: impl Fn(bool, u16) -> bool) -> io::Result<()> {
-        let mut file = self.reserved.lock();
-        let before = read(&mut file)?;
-        write(&mut file, &Ports::of(|port| is_in(before.has(port), port)))
+    /// Reserves these and no others.
+    pub(super) fn reserve(&self, ports: &Ports) -> io::Result<()> {
+        write(&mut self.reserved.lock(), ports)
     }
 }
 
@@ -104,7 +73,8 @@ fn write(file: &mut File, ports: &Ports) -> io::Result<()> {
 }
 
 impl Ports {
-    fn of(is_in: impl Fn(u16) -> bool) -> Self {
+    /// Those that this picks.
+    pub(crate) fn of(is_in: impl Fn(u16) -> bool) -> Self {
         let mut ports = Self(Box::new([false; 65_536]));
         for (port, slot) in (0..=u16::MAX).zip(ports.0.iter_mut()) {
             *slot = is_in(port);
@@ -112,7 +82,8 @@ impl Ports {
         ports
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads a list as the kernel writes it, such as `1,5-7`.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut ports = Self::of(|_| false);
         for part in text.trim().split(',').filter(|part| !part.is_empty()) {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -121,11 +92,13 @@ impl Ports {
         Some(ports)
     }
 
-    fn has(&self, port: u16) -> bool {
+    /// Whether this port is one of them.
+    pub(crate) fn has(&self, port: u16) -> bool {
         self.0.get(usize::from(port)).is_some_and(|&is_in| is_in)
     }
 
-    fn add(&mut self, range: RangeInclusive<u16>) {
+    /// Adds ports.
+    pub(crate) fn add(&mut self, range: RangeInclusive<u16>) {
         for port in range {
             if let Some(slot) = self.0.get_mut(usize::from(port)) {
                 *slot = true;
@@ -133,7 +106,8 @@ impl Ports {
         }
     }
 
-    fn ranges(&self) -> Vec<RangeInclusive<u16>> {
+    /// They, in ranges as long as can be.
+    pub(crate) fn ranges(&self) -> Vec<RangeInclusive<u16>> {
         let mut ranges: Vec<RangeInclusive<u16>> = Vec::new();
         for port in (0..=u16::MAX).filter(|&port| self.has(port)) {
             match ranges.last_mut() {
@@ -187,7 +161,7 @@ mod tests {
 
     /// The oracle is the kernel: what it gives a socket that asks for no port.
     #[test]
-    fn sockets_keep_off_and_what_was_reserved_before_stays() {
+    fn sockets_keep_off() {
         require_kernel!();
         let host = Namespace::new("reserved ports").unwrap();
         host.run(|| {
@@ -195,19 +169,16 @@ mod tests {
             std::fs::write(LOCAL, "40000 40003").unwrap();
             std::fs::write(RESERVED, "40001,50000").unwrap();
             let ports = LocalPorts::open().unwrap();
-            let ours = ports.unreserved(&(40_001..=40_002)).unwrap();
-            assert_eq!(ours, [40_002..=40_002]);
-            ports.reserve(&ours).unwrap();
+            let before = ports.reserved().unwrap();
+            assert_eq!(ports.given(), 40_000..=40_003);
+            ports.reserve(&Ports::of(|port| before.has(port) || port == 40_002)).unwrap();
             assert_eq!(text(), "40001-40002,50000\n");
             let sockets: Vec<UdpSocket> = (0..2).map(|_| UdpSocket::bind("0.0.0.0:0").unwrap()).collect();
             let mut given: Vec<u16> = sockets.iter().map(|s| s.local_addr().unwrap().port()).collect();
             given.sort_unstable();
             assert_eq!(given, [40_000, 40_003]);
             assert!(UdpSocket::bind("0.0.0.0:0").is_err());
-            ports.release(&ours).unwrap();
-            assert_eq!(text(), "40001,50000\n");
-            let refused = ports.unreserved(&(30_000..=50_000));
-            assert!(matches!(refused, Err(ReserveError::NoneLeft { local }) if local == (40_000..=40_003)));
+            ports.reserve(&before).unwrap();
             assert_eq!(text(), "40001,50000\n");
         });
     }

@@ -35,14 +35,24 @@ pub(crate) use self::{
 };
 use crate::{
     Error, PinFault,
-    net::Network,
+    net::{Network, Ports},
+    port_claim,
     sys::bpf::{self, Link, Object},
 };
+
+/// Whether a pin directory, whoever has it, notes ports that are reserved in the network namespace of this inode.
+pub(crate) fn notes_ports_in(directory: &Path, inode: u64) -> bool {
+    let names = fs::read_dir(directory).into_iter().flatten().flatten();
+    names
+        .filter_map(|entry| Name::parse(&entry.file_name().to_string_lossy()))
+        .any(|name| matches!(name, Name::Ports { namespace, .. } if namespace == inode))
+}
 
 /// A pin directory that is ours, as long as this is held.
 #[derive(Debug)]
 pub(crate) struct Pins {
     path: PathBuf,
+    run_directory: PathBuf,
     lock: Arc<PinLock>,
 }
 
@@ -54,7 +64,8 @@ impl Pins {
     /// [`Error::Lock`], [`Error::UntrustedLock`].
     pub(crate) fn take(directory: &PinDir, run_directory: &Path) -> Result<Self, Error> {
         let lock = PinLock::take(directory, run_directory)?;
-        Ok(Self { path: directory.path().to_owned(), lock: Arc::new(lock) })
+        let (path, run_directory) = (directory.path().to_owned(), run_directory.to_owned());
+        Ok(Self { path, run_directory, lock: Arc::new(lock) })
     }
 
     /// Where it is.
@@ -197,54 +208,62 @@ impl Pins {
                     if in_use { Ok(()) } else { self.remove_qdisc(network, place) }
                 }
                 Name::Stages(generation) => self.remove_stages(generation),
-                // Those that are in use are known by their range: see `release_ports`.
+                // Those that are in use are known by their range: see `note_ports`.
                 Name::Ports { .. } if !used.is_empty() => Ok(()),
-                Name::Ports { first, last, namespace } => self.release(network, first..=last, namespace),
+                Name::Ports { first, last, namespace } => self.give_back(network, first..=last, namespace),
                 Name::Maps | Name::New | Name::Made(_) => Ok(()),
             });
         }
         outcome
     }
 
-    /// Notes that ports are reserved by us, before they are.
+    /// The ports that are noted to be reserved by us in this network namespace.
+    ///
+    /// # Errors
+    /// [`Error::PinDirectory`].
+    pub(crate) fn noted_ports(&self, network: &Network) -> Result<Ports, Error> {
+        let own = network.namespace().unwrap_or(0);
+        let mut ports = Ports::of(|_| false);
+        for name in self.names()? {
+            if let Name::Ports { first, last, namespace } = name
+                && namespace == own
+            {
+                ports.add(first..=last);
+            }
+        }
+        Ok(ports)
+    }
+
+    /// Notes which ports are reserved by us, in place of those that were before.
     ///
     /// # Errors
     /// [`Error::PinDirectory`].
     pub(crate) fn note_ports(&self, network: &Network, ports: &[RangeInclusive<u16>]) -> Result<(), Error> {
         let namespace = network.namespace().unwrap_or(0);
-        for range in ports {
-            self.note(Name::Ports { first: *range.start(), last: *range.end(), namespace })?;
+        let name = |range: &RangeInclusive<u16>| Name::Ports {
+            first: *range.start(),
+            last: *range.end(),
+            namespace,
+        };
+        let noted: Vec<Name> = ports.iter().map(name).collect();
+        for &name in &noted {
+            self.note(name)?;
         }
-        Ok(())
-    }
-
-    /// Gives back the ports that were reserved by us and that `goes` picks.
-    ///
-    /// # Errors
-    /// [`Error::Pin`], [`Error::PinDirectory`].
-    pub(crate) fn release_ports(
-        &self,
-        network: &Network,
-        goes: impl Fn(&RangeInclusive<u16>) -> bool,
-    ) -> Result<(), Error> {
+        // Settings of another network namespace are its own run's, or went with it.
         for name in self.names()? {
-            if let Name::Ports { first, last, namespace } = name
-                && goes(&(first..=last))
-            {
-                self.release(network, first..=last, namespace)?;
+            if matches!(name, Name::Ports { .. }) && !noted.contains(&name) {
+                self.forget(name)?;
             }
         }
         Ok(())
     }
 
-    fn release(&self, network: &Network, ports: RangeInclusive<u16>, namespace: u64) -> Result<(), Error> {
+    fn give_back(&self, network: &Network, ports: RangeInclusive<u16>, namespace: u64) -> Result<(), Error> {
         let name = Name::Ports { first: *ports.start(), last: *ports.end(), namespace };
         // A setting of a network namespace that is gone went with it.
         if network.namespace().unwrap_or(0) == namespace {
-            let path = self.at(name);
-            network
-                .release_ports(&[ports])
-                .map_err(|source| self.failed("give back what is noted by", &path, source))?;
+            let ports = Ports::of(|port| ports.contains(&port));
+            port_claim::give_back(network, &self.run_directory, &ports, &self.path)?;
         }
         self.forget(name)
     }

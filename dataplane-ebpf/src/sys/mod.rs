@@ -14,4 +14,5 @@ pub(crate) mod clock;
 pub(crate) mod ethtool;
 pub(crate) mod file;
 pub(crate) mod mapped;
+pub(crate) mod namespace;
 pub(crate) mod poll;
