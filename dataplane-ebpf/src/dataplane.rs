@@ -9,7 +9,9 @@ use std::{
 use aya::programs::Program;
 use dataplane_core::{
     abi::{INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry, MasqueradeEntry},
-    tables::Store as _,
+    pipeline::{DropReason, Hook, Verdict},
+    tables::{Store as _, TableError},
+    wire::{Ipv4Address, Ipv6Address},
 };
 use parking_lot::Mutex;
 
@@ -293,8 +295,10 @@ impl EbpfDataplane {
         let redirect = if report.xdp_redirect { INTERFACE_XDP_REDIRECT } else { 0 };
         let flags = redirect | if report.xdp_tx { INTERFACE_XDP_TX } else { 0 };
         // Where nobody tells, the row stays as it was: flows that are opened meanwhile get an address, and not none.
-        let addresses = masquerade(&attached.uplink, &self.network, index)
-            .and_then(|row| Ok(self.tables.set_masquerade(&row)?));
+        let addresses = masquerade(&attached.uplink, &self.network, index).and_then(|row| {
+            warnings.extend(self.missing_addresses(&row, &link.name)?);
+            Ok(self.tables.set_masquerade(&row)?)
+        });
         self.tables.set_interface(&entry(&link, report.zone, flags))?;
         warnings.extend(check_interface(&self.network, &link, runs));
         // Our programs are always at tc, too.
@@ -305,6 +309,19 @@ impl EbpfDataplane {
             warnings.push(Warning::XdpCannotSend { interface: link.name.clone(), veth: link.is_veth() });
         }
         addresses
+    }
+
+    /// Which addresses an uplink lacks, where packets show that one is missed. Most hosts do without one of the families.
+    fn missing_addresses(&self, row: &MasqueradeEntry, interface: &str) -> Result<Vec<Warning>, TableError> {
+        let refused = Verdict::Drop(DropReason::NoMasqueradeAddress);
+        let mut count = 0;
+        for hook in Hook::ALL {
+            count = self.tables.counters().verdict(hook, refused)?.max(count);
+        }
+        let lacks = [("IPv4", row.v4 == Ipv4Address::default()), ("IPv6", row.v6 == Ipv6Address::default())];
+        let missing = lacks.into_iter().filter(|(_, lacks)| *lacks && count > 0);
+        let warning = |(family, _)| Warning::NoMasqueradeAddress { interface: interface.to_owned(), family };
+        Ok(missing.map(warning).collect())
     }
 
     /// What it takes to attach to another interface.

@@ -72,6 +72,14 @@ pub enum Warning {
         /// Why.
         reason: String,
     },
+    /// Connections were refused for lack of an address to masquerade them with (`no-masquerade-address`), and this uplink has
+    /// none of a family.
+    NoMasqueradeAddress {
+        /// The interface.
+        interface: String,
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+    },
     /// The kernel has no batch commands (5.6): many changes take longer.
     NoBatch,
 }
@@ -160,6 +168,13 @@ impl fmt::Display for Warning {
                     f,
                     "the ports of source NAT are not in net.ipv4.ip_local_reserved_ports ({reason}): add them, or sockets \
                      of this host may be given them"
+                )
+            }
+            Self::NoMasqueradeAddress { interface, family } => {
+                write!(
+                    f,
+                    "{interface} has no {family} address that is valid everywhere, and connections were refused for lack of \
+                     one (no-masquerade-address): give it one, name one by Uplink::masquerade_as, or use Masquerade::Never"
                 )
             }
             Self::NoBatch => {

@@ -5,6 +5,7 @@
 //! | [`bpf`] | the commands of bpf(2) that aya has no call for, on checked byte slices |
 //! | [`clock`] | the clock that programs read |
 //! | [`mapped`] | arrays mapped into memory, as atomic words |
+//! | [`namespace`] | which network namespace a socket is of |
 //! | [`poll`] | waiting for a descriptor |
 //! | [`file`] | file systems |
 //! | [`ethtool`] | two ioctls about network interfaces |

@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, UdpSocket},
+    process::Command,
     time::Duration,
 };
 
@@ -11,12 +12,14 @@ use dataplane_core::{
     pipeline::{DropReason, Hook, Timeouts, Verdict},
     tables::Store,
 };
+use dataplane_ebpf::Warning;
 use dataplane_testkit::{
-    net::{AddressPlan, BackendLinks, LoadBalancerTopology, Route, wait_for},
+    child,
+    net::{AddressPlan, BackendLinks, Interface, LoadBalancerTopology, Route, wait_for},
     require_kernel,
 };
 
-use crate::world::{Front, Hooks, PATIENCE, Sent, World, assert_checksums, backend_port};
+use crate::world::{Front, Hooks, PATIENCE, Sent, World, ask, assert_checksums, backend_port};
 
 /// Takes every way to the client from the backends: what they answer must be sent to the balancer.
 pub fn cut_off(net: &LoadBalancerTopology) {
@@ -147,6 +150,47 @@ fn one_port_of_a_client_serves_two_services_with_one_backend() {
         }
     }
     assert_eq!(in_use(&world), 1);
+}
+
+/// An uplink without an address refuses by name and is warned of, once somebody misses it; the next refresh sees it.
+#[test]
+fn an_uplink_without_an_address_is_warned_of_once_it_is_missed() {
+    require_kernel!();
+    let mut world = World::with(Hooks::Tcx, World::topology(Hooks::Tcx, 1), |builder| builder);
+    world.masquerade = Masquerade::Auto;
+    cut_off(&world.net);
+    world.balance(Front::UDP_V4, [world.backend(Front::UDP_V4, 0)]);
+    let gateway = world.net.backends[0].gateways.v4.to_string();
+    let has = |one: &&Interface| one.addresses().unwrap().iter().any(|net| net.addr().to_string() == gateway);
+    let interface = world.net.balancer_interfaces().find(has).unwrap();
+    let address = interface.addresses().unwrap().into_iter().find(|net| net.addr().to_string() == gateway);
+    let address = address.unwrap().to_string();
+    let change = |operation: &str, scope: &str| {
+        let words = ["address", operation, &address, "dev", interface.name(), "scope", scope];
+        let mut command = Command::new("ip");
+        command.args(words);
+        let output = world.net.balancer.run(|| child::output(&mut command, child::LIMIT)).unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    let warned = || {
+        world.plane.refresh().unwrap();
+        let name = interface.name().to_owned();
+        let warning = Warning::NoMasqueradeAddress { interface: name, family: "IPv4" };
+        world.plane.warnings().contains(&warning)
+    };
+    // One that is valid on its link only: the backend is reached, and nobody speaks from it to others.
+    change("del", "global");
+    change("add", "link");
+    assert!(!warned(), "nobody has missed it");
+    let front = Front::UDP_V4.virtual_address();
+    let answer = world.net.client.run(|| ask(Protocol::Udp, front, Duration::from_millis(300)));
+    assert!(answer.is_err(), "{answer:?}");
+    assert!(world.count(Hook::Ingress, Verdict::Drop(DropReason::NoMasqueradeAddress)) > 0);
+    assert!(warned());
+    change("del", "link");
+    change("add", "global");
+    assert!(!warned());
+    assert_eq!(world.ask(Front::UDP_V4, 1), ["backend0"]);
 }
 
 /// All ports are taken by flows that live: the next one is refused by name, those that stand go on, and once one is over
