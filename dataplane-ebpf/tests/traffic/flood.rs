@@ -1,4 +1,4 @@
-//! Two million packets from sources that nobody has, in the tables of live programs, while real sockets talk.
+//! Two million SYNs, and as many datagrams, from sources that nobody has, in the tables of live programs, while real sockets talk.
 //!
 //! The flood meets the program at ingress by `BPF_PROG_TEST_RUN`: it opens connections as any packet does, and what it would
 //! send is thrown away. So no host is busy with it but the balancer.
@@ -26,10 +26,10 @@ use crate::{
     world::{Front, Hooks, PATIENCE, World, backend_port},
 };
 
-/// Packets of a flood, a quarter of each kind of traffic: two million in both tests together. Those that look for a port take
-/// longer.
-const FRAMES: u32 = 1_500_000;
-const MASQUERADED_FRAMES: u32 = 500_000;
+/// Packets of a flood, a quarter of each kind of traffic: four million in both tests together, half of them SYNs. Those that
+/// look for a port take longer.
+const FRAMES: u32 = 3_000_000;
+const MASQUERADED_FRAMES: u32 = 1_000_000;
 /// So few that they run out.
 const PORTS: std::ops::RangeInclusive<u16> = 50_000..=50_511;
 /// Connections of each kind of traffic that stand before it begins: 200 of TCP, and 200 of UDP.
