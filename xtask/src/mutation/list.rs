@@ -447,6 +447,13 @@ pub const HOST: &[Mutation] = &[
         to: "if !swap(seen.0 | Seen::DYING) && false {",
     },
     Mutation {
+        name: "unclaimed-half",
+        breaks: "commit: the other half of a flow is taken out while the collector may be about to claim it",
+        file: "dataplane-core/src/pipeline/commit.rs",
+        from: "&& displace::<F, _>(&entry, pair.state())",
+        to: "",
+    },
+    Mutation {
         name: "port-of-who-lost",
         breaks: "commit: who finds another CPU's flow in its place keeps the port that it reserved",
         file: "dataplane-core/src/pipeline/commit.rs",
