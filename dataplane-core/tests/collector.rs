@@ -465,6 +465,12 @@ fn packets_dropped_for_want_of_a_port_wake_the_collector() {
     host.commit(Service::builder("dns").frontend(frontend).backend(backend(ONE)).build().unwrap());
     host.pass(Duration::ZERO);
     (1..=4).for_each(|client| _ = host.ask(client, 53));
+    for port in 50_000..=50_003 {
+        let answer = Frame::udp(ONE.parse().unwrap(), format!("192.0.2.101:{port}").parse().unwrap());
+        assert_eq!(host.arrives(answer).verdict, Verdict::Forward);
+    }
+    // Each is confirmed, and keeps its port.
+    (1..=4).for_each(|client| _ = host.ask(client, 53));
     // The rounds that are due anyway.
     host.collect(1);
     let begin = host.now;

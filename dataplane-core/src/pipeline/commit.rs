@@ -66,14 +66,53 @@ where
     }
     reserve(work, env, now)?;
     match Lookup::<F>::insert_flow(env, Place::Opening, &work.headers.tuple, &work.flow) {
-        Ok(()) => Ok(Opened::Done),
+        Ok(()) if holds_port::<F, E>(&work.pair_tuple, &work.headers.tuple, &mut work.found, env) => {
+            Ok(Opened::Done)
+        }
+        Ok(()) => {
+            take_back::<F, E>(Place::Opening, &work.headers.tuple, work.flow.state(), env);
+            Err(DropReason::Contended)
+        }
         Err(error) => {
-            Lookup::<F>::remove_flow(env, Place::Nat, &work.pair_tuple);
+            take_back::<F, E>(Place::Nat, &work.pair_tuple, work.pair.state(), env);
             match error {
                 InsertError::Exists => adopt(work, env),
                 InsertError::Full => Err(DropReason::ConntrackFull),
             }
         }
+    }
+}
+
+/// Whether the reservation under a tuple is still that of the flow of `client`, whose entry was put in since. Who finds no
+/// other port takes one that nobody has confirmed, at any age: he claims the reservation, and then takes out the client's
+/// entry if there is one. Either he finds that, or it is found here that the port is gone. A swap, so that this look is not
+/// before the insertion. `found` is room for a copy.
+#[inline(always)]
+fn holds_port<F, E>(tuple: &F::Tuple, client: &F::Tuple, found: &mut F::Flow, env: &E) -> bool
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    let Some(entry) = Lookup::<F>::flow(env, Place::Nat, tuple) else {
+        return false;
+    };
+    entry.read(tuple.tag(), found)
+        && translates_to::<F>(found, client)
+        && !Seen::from(found.state()).is_dying()
+        && entry.exchange_state(found.state(), found.state())
+}
+
+/// Takes out an entry that this packet put in with this state, unless somebody has changed or claimed it since.
+#[inline(always)]
+fn take_back<F, E>(place: Place, tuple: &F::Tuple, state: StateWord, env: &E)
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
+    if let Some(entry) = Lookup::<F>::flow(env, place, tuple)
+        && displace::<F, _>(&entry, state)
+    {
+        Lookup::<F>::remove_flow(env, place, tuple);
     }
 }
 
@@ -272,19 +311,31 @@ where
     }
     work.pair_tuple = tuple.answering(&work.flow);
     let ended = before.0 & !after.0;
-    if after.is_confirmed() && !before.is_confirmed() {
-        if !confirm(work, after.of_packets(), env, now) || !work.flow.is_masqueraded() {
-            return;
-        }
-    } else if let Some(entry) = Lookup::<F>::flow(env, work.flow.place(), tuple) {
+    let confirms = after.is_confirmed() && !before.is_confirmed();
+    if !confirms && let Some(entry) = Lookup::<F>::flow(env, work.flow.place(), tuple) {
         if aged {
             entry.touch(now);
         }
         note::<F, _>(&entry, work.flow.state(), after, ended);
     }
-
     // What the collector thinks of this entry is not said of the other.
     let after = after.of_packets();
+    // A reservation is confirmed first, and does not move: until it is, its port may be given to another flow, and then the
+    // client's entry must not stay in conntrack.
+    let moves_pair = confirms && !work.flow.is_masqueraded();
+    if (moves_pair || note_in_pair(work, after, ended, env, now)) && confirms {
+        confirm(work, after, env, now);
+    }
+}
+
+/// Notes in the other entry of the connection in the workspace what its packet has shown; makes that entry again where it is
+/// gone. Tells whether it stands, and says so.
+#[inline(always)]
+fn note_in_pair<F, E>(work: &mut Workspace<F>, after: Seen, ended: u32, env: &E, now: Tick) -> bool
+where
+    F: Family,
+    E: Environment + Lookup<F>,
+{
     let tuple = &work.headers.tuple;
     let place = work.flow.place_of_pair();
     let tag = work.pair_tuple.tag();
@@ -294,11 +345,20 @@ where
                 && Lookup::<F>::flow(env, Place::Conntrack, &work.pair_tuple).is_some()
             {
                 // It was moved there meanwhile.
-                return;
+                return true;
             }
             work.pair = work.flow.answering(tuple).starting(after.word(tag), now);
             // Where this fails, the next refresh tries again.
-            Lookup::<F>::insert_flow(env, place, &work.pair_tuple, &work.pair).unwrap_or(());
+            if Lookup::<F>::insert_flow(env, place, &work.pair_tuple, &work.pair).is_err() {
+                return false;
+            }
+            if work.flow.is_reservation()
+                && !holds_port::<F, E>(tuple, &work.pair_tuple, &mut work.found, env)
+            {
+                take_back::<F, E>(place, &work.pair_tuple, work.pair.state(), env);
+                return false;
+            }
+            true
         }
         Some(pair) => {
             if pair.read(tag, &mut work.pair)
@@ -306,18 +366,19 @@ where
                 && work.pair.backend() == work.flow.backend()
             {
                 pair.touch(now);
-                note::<F, _>(&pair, work.pair.state(), after, ended);
+                return note::<F, _>(&pair, work.pair.state(), after, ended);
             }
+            false
         }
     }
 }
 
 /// Moves the connection in the workspace, which this packet has brought into the state `seen`, to conntrack: the entry of the
 /// replies first, where it is no reservation, then that of the client's packets. Only then they are taken out of the other
-/// table; see the top of this file. Tells whether they stand in conntrack. Where there is no room they stay where they are,
-/// in the state before, and the next packet tries again.
+/// table; see the top of this file. Where there is no room they stay where they are, in the state before, and the next packet
+/// tries again.
 #[inline(always)]
-fn confirm<F, E>(work: &mut Workspace<F>, seen: Seen, env: &E, now: Tick) -> bool
+fn confirm<F, E>(work: &mut Workspace<F>, seen: Seen, env: &E, now: Tick)
 where
     F: Family,
     E: Environment + Lookup<F>,
@@ -328,18 +389,17 @@ where
     if has_answers {
         *pair = flow.answering(tuple).starting(seen.word(pair_tuple.tag()), now);
         if !stands::<F, E>(pair_tuple, pair, env) {
-            return false;
+            return;
         }
     }
     *found = flow.starting(seen.word(tuple.tag()), now);
     if !stands::<F, E>(tuple, found, env) {
-        return false;
+        return;
     }
     withdraw::<F, E>(tuple, env);
     if has_answers {
         withdraw::<F, E>(pair_tuple, env);
     }
-    true
 }
 
 /// Puts an entry into conntrack; tells whether one stands there now. Another CPU may have been faster.
@@ -375,22 +435,27 @@ where
     }
 }
 
-/// Adds what was seen to a flow's state, which was `state` when it was read, and takes off what `ended`. Where other CPUs
-/// are faster each time it is left at that: the next packet that shows it tries again.
+/// Adds what was seen to a flow's state, which was `state` when it was read, and takes off what `ended`; tells whether the
+/// state says so now. Where other CPUs are faster each time it is left at that: the next packet that shows it tries again.
+/// One that is being replaced is left alone.
 #[inline(always)]
-fn note<F: Family, Entry: FlowEntry<F>>(entry: &Entry, state: StateWord, seen: Seen, ended: u32) {
+fn note<F: Family, Entry: FlowEntry<F>>(entry: &Entry, state: StateWord, seen: Seen, ended: u32) -> bool {
     let mut current = state;
     for _ in 0..STATE_ATTEMPTS {
+        if Seen::from(current).is_dying() {
+            return false;
+        }
         // The other half may be of another incarnation, which it keeps.
         let new = StateWord::new((current.seen() | seen.of_any_incarnation().0) & !ended, state.tag());
         if new == current || entry.exchange_state(current, new) {
-            return;
+            return true;
         }
         current = entry.state();
         if current.tag() != state.tag() {
-            return;
+            return false;
         }
     }
+    false
 }
 
 /// Claims an entry for replacement: of several CPUs that want to, one does.

@@ -28,7 +28,7 @@ reasons! {
         BackendGone = 5 "backend-gone",
         /// Its client was still connecting to a backend that takes no new flows, and was sent to another one.
         BackendDraining = 6 "backend-draining",
-        /// Nobody had answered it, or its time was over, and its port for source NAT was given to another flow.
+        /// Nobody had confirmed it, or its time was over, and its port for source NAT was given to another flow.
         PortTaken = 7 "port-taken",
     }
 }

@@ -21,10 +21,6 @@ use crate::{
 /// times when nine of ten are taken.
 const PROBES: u32 = 32;
 
-/// A flow that nobody has answered and gone on with loses its port to another one after so many ticks: by then it is older
-/// than the first retransmission of a SYN (RFC 6298, 2.1).
-const HALF_OPEN_SPARED: u32 = 2 * Tick::REFRESH;
-
 /// Reserves a port for the flow in the workspace, which has its first state: the flow gets its source, and the entry of its
 /// replies stands.
 ///
@@ -54,13 +50,13 @@ where
         // ports that are taken. Odd, so that it meets as many ports as it makes probes where their number is a power of two.
         (PROBES, spread(random << 16, ports.count()) | 1)
     };
-    let mut search = Search { work, env, now, ports, place, stride, outcome: TAKEN, second: 0 };
+    let mut search = Search { work, env, now, ports, place, stride, outcome: TAKEN, second: 0, age: LIVE };
     env.repeat(probes, &mut search);
-    let Search { work, outcome, second, .. } = search;
+    let Search { work, outcome, second, age, .. } = search;
     if outcome == RESERVED {
         return Ok(());
     }
-    if second == 0 {
+    if age == LIVE {
         return Err(if outcome == FULL { DropReason::NatFull } else { DropReason::NatExhausted });
     }
     work.pair_tuple.set_destination_port(Be16(second as u16));
@@ -100,8 +96,10 @@ struct Search<'a, F: Family, E> {
     stride: u32,
     /// [`TAKEN`], [`RESERVED`] or [`FULL`], which it stays.
     outcome: u32,
-    /// A port whose flow can be done without, in the network's order; 0: none.
+    /// Of the ports that were seen, the one whose flow can be done without best, in the network's order, and how long that one
+    /// has been without a packet: as [`age_of`] says.
     second: u32,
+    age: u32,
 }
 
 /// No port was free yet.
@@ -115,7 +113,7 @@ impl<F: Family, E> Search<'_, F, E> {
     /// Whether looking on would find nothing better.
     #[inline(always)]
     fn is_over(&self) -> bool {
-        self.outcome == RESERVED || (self.outcome == FULL && self.second != 0)
+        self.outcome == RESERVED || (self.outcome == FULL && self.age == OVER)
     }
 }
 
@@ -131,8 +129,9 @@ where
         let Self { work, env, now, .. } = self;
         work.pair_tuple.set_destination_port(port);
         if let Some(entry) = Lookup::<F>::flow(*env, Place::Nat, &work.pair_tuple) {
-            if use_of::<F, E>(&entry, work.pair_tuple.protocol(), *env, *now) == PortUse::Dispensable {
-                self.second = port.0.into();
+            let age = age_of::<F, E>(&entry, work.pair_tuple.protocol(), *env, *now);
+            if age > self.age {
+                (self.second, self.age) = (port.0.into(), age);
             }
             return self.is_over();
         }
@@ -149,27 +148,35 @@ where
     }
 }
 
-/// What a port that was reserved is used for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum PortUse {
-    /// Nothing any more, or a connection that was closed, or that nobody answered in time.
-    Dispensable,
-    /// A connection.
-    Live,
-}
+/// The age of a flow that keeps its port: it is a connection, or somebody is about to take the port from it.
+const LIVE: u32 = 0;
+/// The age of a flow that is over: it was closed, or its time is.
+const OVER: u32 = u32::MAX;
 
+/// How well the flow can be done without that has a port, the more the better: [`LIVE`], or for how long nobody has gone on with
+/// it, or [`OVER`].
+///
+/// What nobody has confirmed has no age at which it is safe: if it had, a flood of SYNs that takes all ports within that time
+/// would keep everybody else out. The oldest of those that a search meets goes instead, and a client confirms within one round
+/// trip what a forged source never does.
 #[inline(always)]
-fn use_of<F, E>(entry: &<E as Lookup<F>>::Entry, protocol: u8, env: &E, now: Tick) -> PortUse
+fn age_of<F, E>(entry: &<E as Lookup<F>>::Entry, protocol: u8, env: &E, now: Tick) -> u32
 where
     F: Family,
     E: Environment + Lookup<F>,
 {
     let seen = Seen::from(entry.state());
     let last_seen = entry.last_seen();
-    let over = seen.is_closed()
-        || (!seen.is_confirmed() && now.since(last_seen) > HALF_OPEN_SPARED)
-        || is_expired(seen, protocol, last_seen, now, true, |which| env.setting(which));
-    if over && !seen.is_dying() { PortUse::Dispensable } else { PortUse::Live }
+    if seen.is_dying() {
+        LIVE
+    } else if seen.is_closed() || is_expired(seen, protocol, last_seen, now, true, |which| env.setting(which))
+    {
+        OVER
+    } else if seen.is_confirmed() {
+        LIVE
+    } else {
+        now.since(last_seen).saturating_add(1)
+    }
 }
 
 /// Takes the port of the tuple in the workspace from the flow that has it, unless that one lives again. Who inserts next
@@ -185,7 +192,7 @@ where
         return;
     };
     if !entry.read(pair_tuple.tag(), found)
-        || use_of::<F, E>(&entry, pair_tuple.protocol(), env, now) == PortUse::Live
+        || age_of::<F, E>(&entry, pair_tuple.protocol(), env, now) == LIVE
         || !displace::<F, _>(&entry, found.state())
     {
         return;

@@ -147,6 +147,8 @@ fn a_port_of_a_socket_is_not_lent() {
     host.serve(V4, TCP);
     assert_eq!(source_of(&host, &udp(V4.client, V4.service)), own_port(V4, FIRST + 1));
     assert_eq!(source_of(&host, &tcp(V4.client, V4.service, SYN)), own_port(V4, FIRST), "another protocol");
+    host.backend_sends(&udp(V4.backend, &own_port(V4, FIRST + 1)));
+    host.client_sends(&udp(V4.client, V4.service));
     let exhausted = Verdict::Drop(DropReason::NatExhausted);
     assert_eq!(host.client_sends(&udp(&client(2), V4.service)).verdict, exhausted);
 }
@@ -168,20 +170,44 @@ fn when_ports_run_out_half_open_flows_lose_theirs_first() {
         host.client_sends(&tcp(cast.client, cast.service, ACK));
         assert_eq!(source_of(&host, &tcp(&other(2), cast.service, SYN)), second);
 
-        let refused = host.client_sends(&tcp(&other(3), cast.service, SYN));
-        assert_eq!(refused.verdict, Verdict::Drop(DropReason::NatExhausted));
-        assert_eq!((host.counters(service).drops, host.entries()), (1, 2), "nothing is left of it");
-        host.pass(Duration::from_secs(3));
+        // However young it is: a flood is as young.
         assert_eq!(source_of(&host, &tcp(&other(3), cast.service, SYN)), second);
         // Who lost the port has no entry that would go on using it.
         assert_eq!((host.entries(), reservations(&host)), (2, 2));
-        let again = host.client_sends(&tcp(&other(2), cast.service, SYN));
-        assert_eq!(again.verdict, Verdict::Drop(DropReason::NatExhausted));
         // The answer is that of the one who has it now.
         let answer = tcp(cast.backend, &second, SYN | ACK);
         assert_forwarded(&host.backend_sends(&answer), &answer, cast.service, &other(3));
+        assert_eq!(source_of(&host, &tcp(&other(3), cast.service, ACK)), second);
+        // Now both stand.
+        let refused = host.client_sends(&tcp(&other(2), cast.service, SYN));
+        assert_eq!(refused.verdict, Verdict::Drop(DropReason::NatExhausted));
+        assert_eq!((host.counters(service).drops, host.entries()), (1, 2), "nothing is left of it");
         let data = tcp(cast.client, cast.service, ACK);
         assert_forwarded(&host.client_sends(&data), &data, &first, cast.backend);
+    }
+}
+
+/// Of those that nobody confirmed the oldest goes, wherever the search begins; one that was closed goes before it.
+#[test]
+fn of_half_open_flows_the_oldest_loses_its_port() {
+    for (oldest, closed, loses) in
+        [(0, None, 0), (1, None, 1), (3, None, 3), (0, Some(2), 2), (3, Some(1), 1)]
+    {
+        let mut host = host_with_ports(4);
+        host.serve(V4, TCP);
+        // Each takes the first port that is free, so that those before the oldest are opened again behind it.
+        for n in 0..4 {
+            assert_eq!(source_of(&host, &tcp(&client(n + 1), V4.service, SYN)), own_port(V4, FIRST + n));
+        }
+        host.pass(Duration::from_millis(1_500));
+        for n in (0..4).filter(|n| *n != oldest) {
+            // A SYN that is sent again makes its flow younger.
+            source_of(&host, &tcp(&client(n + 1), V4.service, SYN));
+        }
+        if let Some(n) = closed {
+            host.backend_sends(&tcp(V4.backend, &own_port(V4, FIRST + n), RST | ACK));
+        }
+        assert_eq!(source_of(&host, &tcp(&client(9), V4.service, SYN)), own_port(V4, FIRST + loses));
     }
 }
 
@@ -201,6 +227,8 @@ fn a_reservation_outlives_its_flow() {
     host.pass(Duration::from_secs(2));
     assert_eq!(source_of(&host, &other), mine);
     assert_eq!(reservations(&host), 1);
+    host.backend_sends(&udp(V4.backend, &mine));
+    source_of(&host, &other);
     assert_eq!(host.client_sends(&question).verdict, Verdict::Drop(DropReason::NatExhausted));
 }
 

@@ -36,8 +36,6 @@ const PORTS: std::ops::RangeInclusive<u16> = 50_000..=50_511;
 const CONNECTIONS: u16 = 100;
 const FIRST_PORT: u16 = 20_000;
 const LINES: u16 = 7000;
-/// For so long a connection that nobody confirmed keeps its port, and a little.
-const SPARED: Duration = Duration::from_millis(2_500);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A socket of the client's, and who answers it.
@@ -215,7 +213,7 @@ fn connections_outlive_a_flood_and_others_come_in_its_midst() {
     assert!(opening > 1 << 16, "{opening}: the flood filled its tables");
 }
 
-/// What nobody confirmed gives its port away after two seconds, and what stands never does.
+/// What nobody confirmed gives its port away when none is free, and what stands never does.
 #[test]
 fn masqueraded_connections_outlive_a_flood() {
     require_kernel!();
@@ -241,13 +239,13 @@ fn masqueraded_connections_outlive_a_flood() {
     });
     let refused = siege.refused();
     eprintln!("{MASQUERADED_FRAMES} packets in {took:.1?}; {forwarded} found a port, {refused} found none");
-    assert!(refused > 0, "the ports never ran out");
+    // Far more than there are ports: all but the last ones gave theirs away.
+    assert!(refused < u64::from(MASQUERADED_FRAMES) / 1_000, "a port is always found");
     assert_eq!(u64::from(forwarded) + refused, MASQUERADED_FRAMES.into());
     siege.speak("after");
     assert_eq!(siege.places()[0], standing);
 
-    // Who comes now finds ports that the flood has had for two seconds.
-    thread::sleep(SPARED);
+    // Who comes now finds ports that the flood had.
     let from = FIRST_PORT + CONNECTIONS;
     let connect = |port| Front::ALL.map(|front| Peer::new(&siege.world, front, port));
     let late: Vec<_> = (from..from + 25).flat_map(connect).map(Result::unwrap).collect();

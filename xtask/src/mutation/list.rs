@@ -344,7 +344,7 @@ pub const AGREEMENT: &[Mutation] = &[
         breaks: "reserve: who gets another one's port gets that one's way back, too",
         file: "dataplane-core/src/pipeline/reserve.rs",
         from: "take_from(work, env, now);",
-        to: "take_from(work, env, now); if true { return insert(work, env, now, seen).map_err(|_| DropReason::Contended); }",
+        to: "take_from(work, env, now); if true { return insert(work, env, now).map_err(|_| DropReason::Contended); }",
     },
     Mutation {
         name: "nat-other-half",
@@ -436,7 +436,7 @@ pub const HOST: &[Mutation] = &[
         name: "full-of-half-open",
         breaks: "reserve: a table full of reservations that nobody confirmed has room for nobody",
         file: "dataplane-core/src/pipeline/reserve.rs",
-        from: "self.outcome == RESERVED || (self.outcome == FULL && self.second != 0)",
+        from: "self.outcome == RESERVED || (self.outcome == FULL && self.age == OVER)",
         to: "self.outcome == RESERVED || self.outcome == FULL",
     },
     Mutation {

@@ -31,6 +31,8 @@ const CLIENT: [u8; 4] = [192, 0, 2, 7];
 const SERVICE: [u8; 4] = [203, 0, 113, 10];
 /// The host's own address towards its backends.
 const OWN: [u8; 4] = [198, 51, 100, 1];
+/// Its port towards them, where it has one.
+const PORT: u16 = 50_000;
 /// Where the same backends are at another port.
 const OTHER_PORT: u16 = 81;
 /// What makes the pipeline choose the one backend or the other.
@@ -47,6 +49,13 @@ impl Host {
 
     fn with(affinity: model::Affinity) -> Self {
         Self::of(model::Masquerade::Never, affinity)
+    }
+
+    /// A host that has one port for the flows to each backend.
+    fn with_a_port() -> Self {
+        let host = Self::of(model::Masquerade::Always, model::Affinity::None);
+        host.tables().set_nat_ports(model::NatPorts::new(PORT..=PORT).unwrap());
+        host
     }
 
     fn of(masquerade: model::Masquerade, affinity: model::Affinity) -> Self {
@@ -471,6 +480,63 @@ fn the_answers_of_a_connection_that_is_moved_stay_its_own() {
         assert_eq!(host.sends(ONE, TCP_ACK), backend);
         assert_eq!((host.places(), host.flows()), ([2, 0], 1), "{at}");
     }
+}
+
+/// Who has the one port towards a backend: the clients' ports of flows that send from it, and that of its reservation.
+fn holders(host: &Host) -> (Vec<u16>, Option<u16>) {
+    let tables = host.tables();
+    let flows = tables.opening_v4().entries().chain(tables.conntrack_v4().entries());
+    let clients = flows.map(|entry| entry.unwrap().0.source_port.get()).collect();
+    let reserved = tables.nat_v4().entries().map(|entry| entry.unwrap().1.destination_port.get()).next();
+    (clients, reserved)
+}
+
+/// A port changes hands while its flow is opened, goes on, or is answered: at no step do two flows have it.
+#[test]
+fn a_port_that_is_taken_has_one_flow() {
+    let stories = [(false, TCP_SYN), (true, TCP_ACK), (true, TCP_SYN)];
+    let steps = [(Step::Look, 8), (Step::Insert, 3), (Step::Exchange, 4), (Step::Remove, 2)];
+    let mut outcomes = [0; 3];
+    for ((stands, flags), (step, count)) in
+        stories.into_iter().flat_map(|story| steps.map(|step| (story, step)))
+    {
+        for at in 1..=count {
+            for (answered, taker_is_first) in [(false, false), (true, false), (false, true)] {
+                let host = Host::with_a_port();
+                let backend = if stands { Some(host.sends(ONE, TCP_SYN)) } else { None };
+                let answer = |flags| {
+                    let from = backend.unwrap_or_default();
+                    let frame = frame((from, 8080), (OWN, PORT), flags);
+                    MemoryPacket::new(&frame, Hook::Ingress, from[3].into(), MacAddress::new(MAC))
+                };
+                let run =
+                    |mut packet| process(&mut packet, &host.environment(ONE), &mut Workspaces::default());
+                if stands {
+                    assert_eq!(run(answer(TCP_SYN | TCP_ACK)), Verdict::Forward);
+                }
+                host.tables().set_time(1_200_000_000);
+                let (mine, others) =
+                    (host.packet(Hook::Ingress, flags), host.packet_from(41_000, Hook::Ingress, TCP_SYN));
+                let mine = if answered && stands { answer(TCP_SYN | TCP_ACK) } else { mine };
+                let (first, second) = if taker_is_first { (others, mine) } else { (mine, others) };
+                let second = Cell::new(Some(second));
+                let rival = before(step, at, || {
+                    second.take().map(run);
+                });
+                let story = format!("{flags} {stands} {answered} {taker_is_first} {step:?} {at}");
+                let (verdict, _) = host.disturbed(ONE, first, &rival);
+                let (clients, reserved) = holders(&host);
+                assert!(clients.len() <= 1, "{story}: {clients:?}, {verdict:?}");
+                assert_eq!(clients.first().copied(), reserved, "{story}: {verdict:?}");
+                match reserved {
+                    None => outcomes[0] += 1,
+                    Some(40_000) => outcomes[1] += 1,
+                    Some(_) => outcomes[2] += 1,
+                }
+            }
+        }
+    }
+    assert!(outcomes[1] > 0 && outcomes[2] > 0, "{outcomes:?}");
 }
 
 /// The environment of a packet, with other CPUs in it, which act before its steps on IPv4's conntrack.
