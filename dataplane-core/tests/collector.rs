@@ -146,6 +146,34 @@ fn a_flow_goes_two_rounds_after_its_time() {
     assert_eq!((host.control.collected().expired, host.control.collected().failures), (2, 0));
 }
 
+/// Whoever claimed it takes it out at once, unless the kernel refuses that: then nobody else would.
+#[test]
+fn an_entry_that_was_left_dying_goes_in_two_rounds_and_one_that_is_being_replaced_lives() {
+    let mut host = Host::new();
+    host.serve("dns", 53, &[ONE]);
+    host.ask(1, 53);
+    let (tuple, flow) = host.half(false);
+    let with = |bits: u32| {
+        let state = StateWord::new(flow.state.seen() | bits, flow.state.tag());
+        FlowV4 { state, ..flow }
+    };
+    let put = |host: &Host, flow| host.simulator.tables().opening_v4().insert(&tuple, &flow).unwrap();
+    put(&host, with(Seen::DYING));
+    host.collect(1);
+    assert_eq!(host.entries(), 2, "a packet may be at it");
+    // It was: what stands there now is another flow, which may die in turn.
+    put(&host, flow);
+    host.collect(1);
+    put(&host, with(Seen::DYING));
+    host.collect(1);
+    assert_eq!(host.entries(), 2);
+    host.collect(1);
+    assert_eq!((host.entries(), host.control.collected().expired), (1, 1));
+    // The next packet finds the way clear.
+    assert_eq!(host.ask(1, 53), ONE.parse().unwrap());
+    assert_eq!(host.entries(), 2);
+}
+
 #[test]
 fn established_tcp_outlives_idle_udp() {
     let mut host = Host::new();

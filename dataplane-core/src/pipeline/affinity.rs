@@ -55,7 +55,7 @@ where
     let entry = AffinityEntry::new(AffinityHead::beginning(tag, env.random()), chosen, now.0);
     match Lookup::<F>::insert_affinity(env, &visit.key, &entry) {
         // Without room it is not remembered, which is no reason to drop a packet.
-        Ok(()) | Err(InsertError::Full) => chosen,
+        Ok(()) | Err(InsertError::Full | InsertError::Busy) => chosen,
         Err(InsertError::Exists) => {
             if let Some(cell) = Lookup::<F>::affinity(env, &visit.key)
                 && let Some(entry) = cell.read(tag)

@@ -72,11 +72,17 @@ pub fn collect<F: Family, Entry: FlowEntry<F>>(
     }
     let state = flow.state();
     let seen = Seen::from(state);
-    if seen.is_dying() {
-        // A packet is replacing it.
-        return Fate::Lives;
-    }
     let swap = |seen: u32| entry.exchange_state(state, StateWord::new(seen, state.tag()));
+    if seen.is_dying() {
+        // A packet is taking it out, which is a matter of microseconds, or the kernel refused that: a removal fails where it
+        // interrupts another one of the same bucket. Nobody else would touch the entry any more, so a look that finds it
+        // so once more, a grace period later, does it. Who claimed it has told of it. The swap shows that it is still the same.
+        return match (seen.is_condemned(), swap(seen.0 | Seen::CONDEMNED)) {
+            (_, false) => Fate::Lives,
+            (false, true) => Fate::Condemned,
+            (true, true) => Fate::Removed,
+        };
+    }
     let is_revoked = revoked.is::<F>(flow);
     if !is_revoked {
         if !is_over::<F>(flow, tuple.protocol(), now, setting) {
@@ -90,7 +96,7 @@ pub fn collect<F: Family, Entry: FlowEntry<F>>(
             return if swap(seen.0 | Seen::CONDEMNED) { Fate::Condemned } else { Fate::Lives };
         }
     }
-    if !swap(seen.0 | Seen::DYING) {
+    if !swap(seen.of_packets().0 | Seen::DYING) {
         return Fate::Lives;
     }
     if matches!(flow.direction(), Direction::Original) {
@@ -109,5 +115,5 @@ pub fn is_suspect<F: Family>(
     setting: impl FnOnce(Setting) -> u32,
 ) -> bool {
     let seen = Seen::from(flow.state());
-    !seen.is_dying() && (seen.is_condemned() || is_over::<F>(flow, protocol, now, setting))
+    seen.is_dying() || seen.is_condemned() || is_over::<F>(flow, protocol, now, setting)
 }

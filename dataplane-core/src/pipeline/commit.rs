@@ -78,6 +78,7 @@ where
             match error {
                 InsertError::Exists => adopt(work, env),
                 InsertError::Full => Err(DropReason::ConntrackFull),
+                InsertError::Busy => Err(DropReason::Contended),
             }
         }
     }
@@ -169,12 +170,13 @@ where
             let opened = adopt(work, env);
             // Where the winner chose the same backend and keeps the source, the entry of the replies is its own too.
             let is_the_winners = work.flow.backend() == ours && !work.flow.is_masqueraded();
-            if inserted && (matches!(error, InsertError::Full) || !is_the_winners) {
+            if inserted && (!matches!(error, InsertError::Exists) || !is_the_winners) {
                 Lookup::<F>::remove_flow(env, Place::Opening, &work.pair_tuple);
             }
             match error {
                 InsertError::Exists => opened,
                 InsertError::Full => Err(DropReason::ConntrackFull),
+                InsertError::Busy => Err(DropReason::Contended),
             }
         }
     }
@@ -238,6 +240,7 @@ where
     let ours = match Lookup::<F>::insert_flow(env, Place::Opening, &work.pair_tuple, &work.pair) {
         Ok(()) => true,
         Err(InsertError::Full) => return Err(Obstacle::Drop(DropReason::ConntrackFull)),
+        Err(InsertError::Busy) => return Err(Obstacle::Drop(DropReason::Contended)),
         Err(InsertError::Exists) => {
             let cleared = clear_answers(Place::Opening, work, env, now)?;
             if cleared {
@@ -245,6 +248,7 @@ where
                     Ok(()) => {}
                     Err(InsertError::Exists) => return Err(Obstacle::Raced),
                     Err(InsertError::Full) => return Err(Obstacle::Drop(DropReason::ConntrackFull)),
+                    Err(InsertError::Busy) => return Err(Obstacle::Drop(DropReason::Contended)),
                 }
             }
             cleared
@@ -409,7 +413,8 @@ where
     F: Family,
     E: Environment + Lookup<F>,
 {
-    !matches!(Lookup::<F>::insert_flow(env, Place::Conntrack, tuple, flow), Err(InsertError::Full))
+    let inserted = Lookup::<F>::insert_flow(env, Place::Conntrack, tuple, flow);
+    matches!(inserted, Ok(()) | Err(InsertError::Exists))
 }
 
 /// Takes an entry that stands in conntrack by now out of the table of connections that are not confirmed.
@@ -458,11 +463,13 @@ fn note<F: Family, Entry: FlowEntry<F>>(entry: &Entry, state: StateWord, seen: S
     false
 }
 
-/// Claims an entry for replacement: of several CPUs that want to, one does.
+/// Claims an entry for replacement: of several CPUs that want to, one does. What the collector noted is forgotten: it is to
+/// find the entry dying in two rounds before it takes it out.
 #[inline(always)]
 pub(super) fn displace<F: Family, Entry: FlowEntry<F>>(entry: &Entry, state: StateWord) -> bool {
-    !Seen::from(state).is_dying()
-        && entry.exchange_state(state, StateWord::new(state.seen() | Seen::DYING, state.tag()))
+    let seen = Seen::from(state);
+    !seen.is_dying()
+        && entry.exchange_state(state, StateWord::new(seen.of_packets().0 | Seen::DYING, state.tag()))
 }
 
 /// Removes the other half of a connection of which one half, `flow`, stands under `tuple`; unless that of another

@@ -66,7 +66,7 @@ where
     match insert(work, env, now) {
         Ok(()) => Ok(()),
         Err(InsertError::Full) => Err(DropReason::NatFull),
-        Err(InsertError::Exists) => Err(DropReason::Contended),
+        Err(InsertError::Exists | InsertError::Busy) => Err(DropReason::Contended),
     }
 }
 
@@ -141,8 +141,8 @@ where
         self.outcome = match insert(work, *env, *now) {
             Ok(()) => RESERVED,
             Err(InsertError::Full) => FULL,
-            // Another CPU was faster.
-            Err(InsertError::Exists) => return false,
+            // Another CPU was faster, or is at work there: another port will do.
+            Err(InsertError::Exists | InsertError::Busy) => return false,
         };
         self.is_over()
     }

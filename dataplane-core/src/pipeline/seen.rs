@@ -31,9 +31,9 @@ impl Seen {
     /// notices where the kernel put one flow in the place of another of the same tuple.
     const INCARNATION: u32 = 0xffff << Self::INCARNATION_SHIFT;
     const INCARNATION_SHIFT: u32 = 8;
-    /// The collector found the flow over; the next time it removes the entry. Packets need not know.
+    /// The collector found the flow over, or the entry dying; the next time it removes the entry. Packets need not know.
     pub const CONDEMNED: u32 = 1 << 29;
-    /// The entry is being replaced; whoever set this bit does it.
+    /// The entry is being replaced; whoever set this bit does it, or else the collector.
     pub const DYING: u32 = 1 << 30;
 
     /// What is known after one more packet.

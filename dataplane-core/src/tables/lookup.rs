@@ -34,10 +34,11 @@ pub trait Lookup<F: Family> {
     /// Puts an entry in unless there is one.
     ///
     /// # Errors
-    /// [`InsertError::Exists`]: read that one and use it. [`InsertError::Full`]: there is no room.
+    /// [`InsertError::Exists`]: read that one and use it. [`InsertError::Full`]: there is no room. [`InsertError::Busy`]: not now.
     fn insert_flow(&self, place: Place, tuple: &F::Tuple, flow: &F::Flow) -> Result<(), InsertError>;
 
-    /// Takes an entry out.
+    /// Takes an entry out. The kernel may refuse that; who claims an entry before leaves it dying then, and the collector takes
+    /// it out.
     fn remove_flow(&self, place: Place, tuple: &F::Tuple);
 
     /// The affinity of a client.
@@ -46,7 +47,7 @@ pub trait Lookup<F: Family> {
     /// Puts an affinity in unless there is one.
     ///
     /// # Errors
-    /// [`InsertError::Exists`]: read that one and use it. [`InsertError::Full`]: there is no room.
+    /// [`InsertError::Exists`]: read that one and use it. [`InsertError::Full`]: there is no room. [`InsertError::Busy`]: not now.
     fn insert_affinity(&self, key: &F::AffinityKey, entry: &AffinityEntry) -> Result<(), InsertError>;
 
     /// Takes an affinity out.
@@ -106,4 +107,7 @@ pub enum InsertError {
     Exists,
     /// There is no room.
     Full,
+    /// The kernel refused it for the moment: the packet interrupted other work on the same bucket. Neither is there an entry that
+    /// could be used, nor is the table full; the next packet tries again.
+    Busy,
 }

@@ -360,9 +360,12 @@ const NO_EXIST: u64 = 1;
 #[inline(always)]
 fn inserted(result: Result<(), i32>) -> Result<(), InsertError> {
     const EEXIST: i32 = -17;
+    // Where a program interrupts another one that holds the lock of the same bucket (`htab_lock_bucket`, Linux 5.11).
+    const EBUSY: i32 = -16;
     match result {
         Ok(()) => Ok(()),
         Err(EEXIST) => Err(InsertError::Exists),
+        Err(EBUSY) => Err(InsertError::Busy),
         Err(_) => Err(InsertError::Full),
     }
 }
@@ -465,7 +468,7 @@ macro_rules! family {
 
             #[inline(always)]
             pub fn remove_affinity(key: &$affinity_key) {
-                // The only way to fail is that it is gone.
+                // It may be gone, or its bucket busy (`inserted`): then it stays, dying, until the table evicts it.
                 $affinity.remove(key).unwrap_or(());
             }
 
@@ -476,7 +479,7 @@ macro_rules! family {
                     Place::Nat => $nat.remove(tuple),
                     Place::Opening => $opening.remove(tuple),
                 };
-                // The only way to fail is that it is gone.
+                // It may be gone, or its bucket busy (`inserted`): then it stays, dying, until the collector takes it out.
                 removed.unwrap_or(());
             }
 
