@@ -33,6 +33,8 @@ pub(super) enum Decision {
     NoService,
     /// It is dropped by the frontend of this index.
     Refuse(DropReason, u32),
+    /// It belongs to a connection that we know, whose flow is in the workspace, and is dropped.
+    RefuseKnown(DropReason),
     /// It belongs to a connection that we know; its flow is in the workspace.
     Known,
     /// It opens a connection, whose flow is in the workspace. Where the workspace's `stale` is not 0 an entry stands in its way:
@@ -63,7 +65,7 @@ where
     if find_flow::<F, E>(headers, &mut work.flow, env, hook) {
         match judge(&work.flow, headers, env, hook, now) {
             Judgement::Use if !headers.consistent => {
-                return Decision::Refuse(malformed, work.flow.frontend());
+                return Decision::RefuseKnown(malformed);
             }
             Judgement::Use => return Decision::Known,
             Judgement::Ignore => return Decision::Verdict(NOT_OURS),

@@ -12,7 +12,7 @@ use super::{
     workspace::{Arrival, Workspace, Workspaces},
 };
 use crate::{
-    abi::{INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX},
+    abi::{INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, ServiceCounters},
     tables::{Flow, Lookup, Tuple},
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacAddress},
 };
@@ -150,7 +150,7 @@ where
     if let Some(part) = part {
         match decision {
             Decision::Verdict(_) | Decision::NoService => fragment::supersede(part, &work.headers, env, now),
-            Decision::Refuse(..) => {}
+            Decision::Refuse(..) | Decision::RefuseKnown(_) => {}
             Decision::Known | Decision::New | Decision::NewWithAffinity => {
                 fragment::note(part, &work.headers, env, now)
             }
@@ -191,6 +191,7 @@ where
         Decision::Verdict(verdict) => return Step::done(verdict),
         Decision::NoService => return Step::done(address::without_service(packet, env, work)),
         Decision::Refuse(reason, frontend) => Err(refuse(env, packet.hook(), reason, frontend).into()),
+        Decision::RefuseKnown(reason) => Err(refuse_flow(env, packet.hook(), reason, work).into()),
         Decision::Known => {
             commit::refresh(work, env, now);
             send(packet, env, work, link)
@@ -352,7 +353,7 @@ where
         }
         // The way found is that of another backend, maybe.
         Ok(Opened::Raced) => send(packet, env, work, link),
-        Err(reason) => Err(refuse(env, packet.hook(), reason, work.flow.frontend()).into()),
+        Err(reason) => Err(refuse_flow(env, packet.hook(), reason, work).into()),
     }
 }
 
@@ -388,7 +389,7 @@ fn find_way<F, P, E>(
 where
     F: ParseFamily,
     P: Packet,
-    E: Environment + Routes<F>,
+    E: Environment + Lookup<F> + Routes<F>,
 {
     let Workspace { headers, flow, hop, .. } = work;
     let xdp = matches!(packet.hook(), Hook::Xdp);
@@ -436,7 +437,7 @@ where
         Route::Unreachable => DropReason::Unreachable,
         Route::ForwardingOff => DropReason::ForwardingOff,
     };
-    Err(refuse(env, packet.hook(), reason, flow.frontend()).into())
+    Err(refuse_flow(env, packet.hook(), reason, work).into())
 }
 
 /// Whether XDP can send a packet to this hop itself.
@@ -476,7 +477,7 @@ fn take<F, P, E>(
 where
     F: ParseFamily,
     P: Packet,
-    E: Environment,
+    E: Environment + Lookup<F>,
 {
     let hop_limit = match way.action() {
         Action::Deliver => HopLimit::Keep,
@@ -485,7 +486,7 @@ where
     };
     match apply(packet, work, link, translation, hop_limit) {
         Ok(()) => Ok(way),
-        Err(ApplyError) => Err(refuse(env, packet.hook(), DropReason::Rewrite, work.flow.frontend()).into()),
+        Err(ApplyError) => Err(refuse_flow(env, packet.hook(), DropReason::Rewrite, work).into()),
     }
 }
 
@@ -527,16 +528,9 @@ where
     if matches!(verdict.action(), Action::Leave) {
         return;
     }
-    let Workspace { headers, flow, .. } = work;
-    let bytes = u64::from(headers.l3_length);
-    let reply = matches!(flow.direction(), Direction::Reply);
-    if reply
-        && !serves::<F, E>(flow.frontend(), flow.source(), flow.source_port(), headers.tuple.protocol(), env)
-    {
-        // The frontend is gone: its counters are another's by now, or nobody's.
-        return;
-    }
-    env.count_service(flow.frontend(), |counters| {
+    let bytes = u64::from(work.headers.l3_length);
+    let reply = matches!(work.flow.direction(), Direction::Reply);
+    count_flow(work, env, |counters| {
         if reply {
             counters.reply_packets = counters.reply_packets.wrapping_add(1);
             counters.reply_bytes = counters.reply_bytes.wrapping_add(bytes);
@@ -547,12 +541,56 @@ where
     });
 }
 
+/// Adds to the counters of the frontend of the flow in the workspace. A reply outlives its frontend, whose counters are
+/// another's then, or nobody's.
+#[inline(always)]
+fn count_flow<F, E>(work: &Workspace<F>, env: &E, add: impl FnOnce(&mut ServiceCounters))
+where
+    F: ParseFamily,
+    E: Environment + Lookup<F>,
+{
+    let Workspace { headers, flow, .. } = work;
+    if matches!(flow.direction(), Direction::Original)
+        || serves::<F, E>(flow.frontend(), flow.source(), flow.source_port(), headers.tuple.protocol(), env)
+    {
+        env.count_service(flow.frontend(), add);
+    }
+}
+
 /// Counts a drop at its frontend.
 #[inline(always)]
 fn refuse<E: Environment>(env: &E, hook: Hook, reason: DropReason, frontend: u32) -> Verdict {
-    if matches!(hook, Hook::Xdp) && reason.answered().is_some() {
-        return Verdict::Leave(LeaveReason::Answer);
+    if !is_left(hook, reason) {
+        env.count_service(frontend, count_drop);
     }
-    env.count_service(frontend, |counters| counters.drops = counters.drops.wrapping_add(1));
-    Verdict::Drop(reason)
+    refused(hook, reason)
+}
+
+/// As [`refuse`], of a packet of the flow in the workspace.
+#[inline(always)]
+fn refuse_flow<F, E>(env: &E, hook: Hook, reason: DropReason, work: &Workspace<F>) -> Verdict
+where
+    F: ParseFamily,
+    E: Environment + Lookup<F>,
+{
+    if !is_left(hook, reason) {
+        count_flow(work, env, count_drop);
+    }
+    refused(hook, reason)
+}
+
+/// Whether XDP leaves what is dropped for this reason to tcx, which answers it.
+#[inline(always)]
+fn is_left(hook: Hook, reason: DropReason) -> bool {
+    matches!(hook, Hook::Xdp) && reason.answered().is_some()
+}
+
+#[inline(always)]
+fn refused(hook: Hook, reason: DropReason) -> Verdict {
+    if is_left(hook, reason) { Verdict::Leave(LeaveReason::Answer) } else { Verdict::Drop(reason) }
+}
+
+#[inline(always)]
+fn count_drop(counters: &mut ServiceCounters) {
+    counters.drops = counters.drops.wrapping_add(1);
 }
