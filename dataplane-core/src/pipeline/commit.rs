@@ -427,16 +427,10 @@ where
     let Some(entry) = Lookup::<F>::flow(env, Place::Opening, tuple) else {
         return;
     };
-    for _ in 0..STATE_ATTEMPTS {
-        let state = entry.state();
-        // The element may be another tuple's by now.
-        if state.tag() != tuple.tag() {
-            return;
-        }
-        if displace::<F, _>(&entry, state) {
-            Lookup::<F>::remove_flow(env, Place::Opening, tuple);
-            return;
-        }
+    let state = entry.state();
+    // The element may be another tuple's by now.
+    if state.tag() == tuple.tag() && claim::<F, _>(&entry, state) {
+        Lookup::<F>::remove_flow(env, Place::Opening, tuple);
     }
 }
 
@@ -488,10 +482,28 @@ where
     if let Some(entry) = Lookup::<F>::flow(env, place, &other)
         && entry.read(other.tag(), pair)
         && translates_to::<F>(pair, tuple)
-        && displace::<F, _>(&entry, pair.state())
+        && claim::<F, _>(&entry, pair.state())
     {
         Lookup::<F>::remove_flow(env, place, &other);
         return true;
+    }
+    false
+}
+
+/// Claims an entry for removal which had this state when it was read, also where packets have changed that since; tells whether
+/// it did. Another CPU's claim, or another flow in its place, is left alone.
+#[inline(always)]
+fn claim<F: Family, Entry: FlowEntry<F>>(entry: &Entry, state: StateWord) -> bool {
+    let mut current = state;
+    for _ in 0..STATE_ATTEMPTS {
+        let (now, before) = (Seen::from(current), Seen::from(state));
+        if current.tag() != state.tag() || now.incarnation() != before.incarnation() || now.is_dying() {
+            return false;
+        }
+        if displace::<F, _>(entry, current) {
+            return true;
+        }
+        current = entry.state();
     }
     false
 }
