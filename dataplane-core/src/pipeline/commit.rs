@@ -1,22 +1,18 @@
 //! Table writes: a connection opened, confirmed, or kept alive.
 //!
 //! A connection is opened in [`Place::Opening`], and moved to [`Place::Conntrack`] by the packet that confirms it: so what
-//! forged sources open pushes out nobody who has come through a handshake. Packets look into conntrack first. An entry is
-//! put in there before it is taken out of the other table, so that there is no time at which it is in neither; a packet
-//! that looks into the one before the first step and into the other after the second finds it in neither all the same,
-//! and must look into conntrack once more before it goes by that.
+//! forged sources open with one packet each pushes out nobody who has come through a handshake. Packets look into conntrack
+//! first. An entry is put in there before it is taken out of the other table, so that there is no time at which it is in
+//! neither; a packet that looks into the one before the first step and into the other after the second finds it in neither
+//! all the same, and looks into conntrack once more before it goes by that.
 
 use super::{
-    CloseReason, Direction, DropReason, Environment, Seen, Tick,
-    event::tell_closed,
-    reserve::reserve,
-    seen::{is_opening, is_over},
-    workspace::Workspace,
+    CloseReason, Direction, DropReason, Environment, Seen, Tick, event::tell_closed, reserve::reserve,
+    seen::is_over, workspace::Workspace,
 };
 use crate::{
     abi::StateWord,
     tables::{Family, Flow, FlowEntry, InsertError, Lookup, Place, Tuple},
-    wire::PROTOCOL_TCP,
 };
 
 /// How often a change of a flow's state is tried again when another CPU was faster.
@@ -135,12 +131,6 @@ where
             Lookup::<F>::remove_flow(env, place, tuple);
             tell_closed::<F, E>(reason, Direction::Original, tuple, &work.found, now, env);
         }
-    } else if tuple.protocol() == PROTOCOL_TCP
-        && !is_opening(tuple.protocol(), work.headers.tcp_flags)
-        && Lookup::<F>::flow(env, Place::Conntrack, tuple).is_some()
-    {
-        // It was moved there while this packet looked for it. Others than TCP were asked about before (`find_flow`).
-        return None;
     }
     let seen = Seen::of_incarnation(env.random());
     let seen = seen.after(Direction::Original, tuple.protocol(), work.headers.tcp_flags);

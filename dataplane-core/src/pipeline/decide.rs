@@ -13,7 +13,7 @@ use crate::{
         SLOT_LINE_WORDS, SLOT_SEED_WORD, ServiceRef, ServiceWord, SlotHeader,
     },
     tables::{Family, Flow, FlowEntry, Lookup, Place, Tuple},
-    wire::{Be16, PROTOCOL_TCP},
+    wire::Be16,
 };
 
 /// Which way a packet of a connection goes.
@@ -159,10 +159,9 @@ where
 /// but those of clients that talk to a port of the reserved range.
 ///
 /// An entry that is being moved to conntrack is put in there before it is taken out of the other table. So whoever looks
-/// there first, and then here, may find neither while it is moved in between, and finds it where he looks there again.
-/// Who may be such a one looks again: a reply, which would leave as it came. TCP has just one kind of reply to a
-/// connection that is not confirmed, since nobody answers before what confirms it has been sent on. A client's packet is
-/// asked about once more before it opens anything (`begin` in `commit.rs`).
+/// there first, and then here, may find neither while it is moved in between, and finds it where he looks there again: it is
+/// never moved back. All look again but SYNs, of which a flood may come: one that is sent again at that very moment opens
+/// a connection beside the one that is moved, which every other packet finds first.
 #[inline(always)]
 fn find_flow<F, E>(headers: &Headers<F>, flow: &mut F::Flow, env: &E, hook: Hook) -> bool
 where
@@ -171,7 +170,6 @@ where
 {
     let tuple = &headers.tuple;
     let tag = tuple.tag();
-    let protocol = tuple.protocol();
     // Who answers a masqueraded flow answers this host, whose own packets are not answers to it.
     if !matches!(hook, Hook::Egress)
         && PortRange::of(env).contains(tuple.destination_port())
@@ -185,7 +183,7 @@ where
     {
         return true;
     }
-    let may_be_moved = protocol != PROTOCOL_TCP || is_of_another(protocol, headers.tcp_flags);
+    let may_be_moved = !is_opening(tuple.protocol(), headers.tcp_flags);
     may_be_moved && read_flow::<F, E>(env, Place::Conntrack, tuple, tag, flow)
 }
 

@@ -419,11 +419,11 @@ pub const HOST: &[Mutation] = &[
         to: "false && may_be_moved",
     },
     Mutation {
-        name: "second-look-of-clients",
-        breaks: "commit: a client's packet opens a connection beside the one that is being moved",
-        file: "dataplane-core/src/pipeline/commit.rs",
-        from: "&& Lookup::<F>::flow(env, Place::Conntrack, tuple).is_some()",
-        to: "&& false",
+        name: "second-look-of-data",
+        breaks: "decide: data of a connection that is being moved leaves as it came, or opens another one",
+        file: "dataplane-core/src/pipeline/decide.rs",
+        from: "let may_be_moved = !is_opening(tuple.protocol(), headers.tcp_flags);",
+        to: "let may_be_moved = is_of_another(tuple.protocol(), headers.tcp_flags);",
     },
     Mutation {
         name: "half-made-again",
