@@ -19,7 +19,8 @@ impl Seen {
     /// The backend answered.
     pub const REPLIED: u32 = 1;
     /// The client went on after the answer, and not by a reset, which is what a host says to an answer that it did not ask for:
-    /// it is no forged source. From then on the entries stand in [`Place::Conntrack`](crate::tables::Place::Conntrack).
+    /// it is no forged source, unless that sent a forged ACK after its SYN: numbers are not looked at. From then on the entries
+    /// stand in [`Place::Conntrack`](crate::tables::Place::Conntrack).
     pub const CONFIRMED: u32 = 2;
     /// The client sent a FIN.
     pub const CLIENT_FIN: u32 = 4;
