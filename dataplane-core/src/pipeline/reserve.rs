@@ -50,7 +50,8 @@ where
         // ports that are taken. Odd, so that it meets as many ports as it makes probes where their number is a power of two.
         (PROBES, spread(random << 16, ports.count()) | 1)
     };
-    let mut search = Search { work, env, now, ports, place, stride, outcome: TAKEN, second: 0, age: LIVE };
+    let mut search =
+        Search { work, env, now, ports, place, first: place, stride, outcome: TAKEN, second: 0, age: LIVE };
     env.repeat(probes, &mut search);
     let Search { work, outcome, second, age, .. } = search;
     if outcome == RESERVED {
@@ -91,8 +92,9 @@ struct Search<'a, F: Family, E> {
     env: &'a E,
     now: Tick,
     ports: PortRange,
-    /// Where in the range the next look is, and how far from there the one after it.
+    /// Where in the range the next look is, where the first one of this lap was, and how far from each the next one is.
     place: u32,
+    first: u32,
     stride: u32,
     /// [`TAKEN`], [`RESERVED`] or [`FULL`], which it stays.
     outcome: u32,
@@ -126,6 +128,11 @@ where
     fn step(&mut self, _probe: u32) -> bool {
         let port = self.ports.at(self.place);
         self.place = self.ports.behind(self.place, self.stride);
+        if self.place == self.first {
+            // The stride and the range have a factor in common: another lap, among the ports that this one left out.
+            self.place = self.ports.behind(self.place, 1);
+            self.first = self.place;
+        }
         let Self { work, env, now, .. } = self;
         work.pair_tuple.set_destination_port(port);
         if let Some(entry) = Lookup::<F>::flow(*env, Place::Nat, &work.pair_tuple) {

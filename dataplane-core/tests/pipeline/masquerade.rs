@@ -139,6 +139,27 @@ fn the_search_goes_round_the_range_and_no_further() {
     }
 }
 
+/// The stride and the range may have a factor in common, and may be the same: no port is looked at twice all the same.
+#[test]
+fn a_search_looks_at_as_many_ports_as_it_may() {
+    // Of 33 ports the stride is 33, 11 and 3; of 45 it is 15.
+    for (count, random) in [(33, 0x0000_ffff), (33, 0x0000_4fff), (33, 0x0000_0fff), (45, 0x0000_5000)] {
+        for cast in [V4, V6] {
+            let mut host = host_with_ports(count);
+            host.simulator.set_random(Some(random));
+            host.serve(cast, UDP);
+            let mut client: std::net::SocketAddr = cast.client.parse().unwrap();
+            let mut ports = std::collections::BTreeSet::new();
+            for _ in 0..32 {
+                client.set_port(client.port() + 1);
+                ports.insert(source_of(&host, &udp(&client.to_string(), cast.service)));
+            }
+            // Each found a free one, and none had to take another's.
+            assert_eq!((ports.len(), reservations(&host)), (32, 32), "{count} {random:x}");
+        }
+    }
+}
+
 #[test]
 fn a_port_of_a_socket_is_not_lent() {
     let mut host = host_with_ports(2);

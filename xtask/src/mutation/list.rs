@@ -329,7 +329,7 @@ pub const AGREEMENT: &[Mutation] = &[
         name: "nat-range",
         breaks: "reserve: the port behind the last one of the range is lent",
         file: "dataplane-core/src/pipeline/port_range.rs",
-        from: "if place >= self.count { place.wrapping_sub(self.count) } else { place }",
+        from: "if place >= self.count() { place.wrapping_sub(self.count()) } else { place }",
         to: "if place > self.count { place.wrapping_sub(self.count) } else { place }",
     },
     Mutation {
