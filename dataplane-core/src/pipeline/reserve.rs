@@ -14,12 +14,16 @@ use super::{
 };
 use crate::{
     tables::{Family, Flow, FlowEntry, InsertError, Lookup, Place, Tuple},
-    wire::Be16,
+    wire::{Be16, PROTOCOL_TCP},
 };
 
 /// How many ports are looked at for one flow. Where all are equally likely to be taken, so many fail together once in 30
 /// times when nine of ten are taken.
 const PROBES: u32 = 32;
+
+/// Flows of datagrams keep their ports for so many ticks, at least 400 ms, also where nobody has confirmed them. An answer that
+/// comes after its port has changed hands is given to another client: TCP refuses it by its number, others take it for theirs.
+const DATAGRAMS_SPARED: u32 = 4;
 
 /// Reserves a port for the flow in the workspace, which has its first state: the flow gets its source, and the entry of its
 /// replies stands.
@@ -163,8 +167,8 @@ const OVER: u32 = u32::MAX;
 /// How well the flow can be done without that has a port, the more the better: [`LIVE`], or for how long nobody has gone on with
 /// it, or [`OVER`].
 ///
-/// What nobody has confirmed has no age at which it is safe: if it had, a flood of SYNs that takes all ports within that time
-/// would keep everybody else out. The oldest of those that a search meets goes instead, and a client confirms within one round
+/// A connection of TCP that nobody has confirmed is safe at no age: if it were, a flood of SYNs that takes all ports within that
+/// time would keep everybody else out. The oldest of those that a search meets goes instead, and a client confirms within one round
 /// trip what a forged source never does.
 #[inline(always)]
 fn age_of<F, E>(entry: &<E as Lookup<F>>::Entry, protocol: u8, env: &E, now: Tick) -> u32
@@ -182,7 +186,10 @@ where
     } else if seen.is_confirmed() {
         LIVE
     } else {
-        now.since(last_seen).saturating_add(1)
+        match now.since(last_seen) {
+            age if protocol != PROTOCOL_TCP && age < DATAGRAMS_SPARED => LIVE,
+            age => age.saturating_add(1),
+        }
     }
 }
 

@@ -232,6 +232,23 @@ fn of_half_open_flows_the_oldest_loses_its_port() {
     }
 }
 
+/// An answer must not come to another client while it may be under way.
+#[test]
+fn a_flow_of_datagrams_keeps_its_port_for_half_a_second() {
+    for cast in [V4, V6] {
+        let mut host = host_with_ports(1);
+        host.serve(cast, UDP);
+        let nat = own_port(cast, FIRST);
+        assert_eq!(source_of(&host, &udp(cast.client, cast.service)), nat);
+        let other = std::net::SocketAddr::new(address(cast.client), 9).to_string();
+        let late = udp(&other, cast.service);
+        host.pass(Duration::from_millis(400));
+        assert_eq!(host.client_sends(&late).verdict, Verdict::Drop(DropReason::NatExhausted));
+        host.pass(Duration::from_millis(150));
+        assert_eq!(source_of(&host, &late), nat);
+    }
+}
+
 /// A port outlives the flow that has it: while a client's packet finds its flow, nobody else has its port.
 #[test]
 fn a_reservation_outlives_its_flow() {

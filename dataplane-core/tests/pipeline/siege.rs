@@ -179,7 +179,7 @@ pub fn masqueraded_connections_outlive_a_flood(cast: Cast, seed: u64, packets: u
     let mut told = [0; 2];
     let (mut late, mut opening) = (Vec::new(), None);
     for number in 0..packets {
-        if number % (packets / 50) == 0 {
+        if number % 400 == 0 {
             story.host.pass(Duration::from_millis(100));
             // A round trip takes a tenth of a second, in which the flood goes on.
             if let Some((client, way)) = opening {
@@ -188,7 +188,7 @@ pub fn masqueraded_connections_outlive_a_flood(cast: Cast, seed: u64, packets: u
                 late.push((client, way));
             }
             let client = story.client(CONNECTIONS + late.len() as u16);
-            opening = Some((client, story.sends(client, SYN)));
+            opening = (late.len() < 50).then(|| (client, story.sends(client, SYN)));
         }
         let frame = packet(TCP, forged(&mut rng, v6), story.service(), SYN);
         match story.host.client_sends(&frame).verdict {

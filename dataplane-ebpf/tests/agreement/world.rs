@@ -67,7 +67,7 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 
 /// The ports of source NAT: so few that they run out.
-const NAT_PORTS: std::ops::RangeInclusive<u16> = 50_000..=50_005;
+const NAT_PORTS: std::ops::RangeInclusive<u16> = 50_000..=50_003;
 
 /// What services with random choice hash with: any number will do, as long as both have the same.
 const CHOICE_SEED: u64 = 0x1020_3040_5060_7080;

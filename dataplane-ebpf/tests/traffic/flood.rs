@@ -36,6 +36,8 @@ const PORTS: std::ops::RangeInclusive<u16> = 50_000..=50_511;
 const CONNECTIONS: u16 = 100;
 const FIRST_PORT: u16 = 20_000;
 const LINES: u16 = 7000;
+/// For so long a flow of datagrams that nobody confirmed keeps its port, and a little.
+const SPARED: Duration = Duration::from_millis(700);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A socket of the client's, and who answers it.
@@ -239,13 +241,14 @@ fn masqueraded_connections_outlive_a_flood() {
     });
     let refused = siege.refused();
     eprintln!("{MASQUERADED_FRAMES} packets in {took:.1?}; {forwarded} found a port, {refused} found none");
-    // Far more than there are ports: all but the last ones gave theirs away.
-    assert!(refused < u64::from(MASQUERADED_FRAMES) / 1_000, "a port is always found");
+    // Half of them are datagrams, of which many come within the time for which ports of those are spared.
+    assert!(refused <= u64::from(MASQUERADED_FRAMES) / 2, "TCP always finds a port");
     assert_eq!(u64::from(forwarded) + refused, MASQUERADED_FRAMES.into());
     siege.speak("after");
     assert_eq!(siege.places()[0], standing);
 
     // Who comes now finds ports that the flood had.
+    thread::sleep(SPARED);
     let from = FIRST_PORT + CONNECTIONS;
     let connect = |port| Front::ALL.map(|front| Peer::new(&siege.world, front, port));
     let late: Vec<_> = (from..from + 25).flat_map(connect).map(Result::unwrap).collect();
