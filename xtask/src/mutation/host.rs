@@ -45,7 +45,17 @@ impl<'a> Host<'a> {
     fn failing(&self) -> Result<Option<String>> {
         let mut cargo = process::cargo();
         cargo.current_dir(self.root()).env("CARGO_TARGET_DIR", self.folder.join("host-target"));
-        cargo.args(["test", "--package", "dataplane-core", "--lib", "--test", "pipeline", "--no-fail-fast"]);
+        cargo.args([
+            "test",
+            "--package",
+            "dataplane-core",
+            "--lib",
+            "--test",
+            "pipeline",
+            "--test",
+            "collector",
+            "--no-fail-fast",
+        ]);
         let output = cargo.output().context("cannot start cargo")?;
         if output.status.success() {
             return Ok(None);
