@@ -18,7 +18,7 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "an entry is condemned, then removed", run: |store| each(&store, removal) },
     Case { name: "a packet in between saves an entry", run: |store| each(&store, revival) },
     Case { name: "only the flow that is revoked goes", run: |store| each(&store, revocation) },
-    Case { name: "an entry that is being replaced is left alone", run: |store| each(&store, dying) },
+    Case { name: "an entry that is being replaced is left alone once", run: |store| each(&store, dying) },
 ];
 
 /// A family's table, and the flows that are put there: of UDP, unanswered, which live for [`Timeouts::udp`].
@@ -159,11 +159,12 @@ fn revocation(flows: &dyn Flows) {
     assert!(!flows.has(1));
 }
 
+/// Whoever claimed it takes it out in microseconds. Where that failed, nobody else would.
 fn dying(flows: &dyn Flows) {
-    let (expired, _) = ticks();
-    for seen in [Seen::DYING, Seen::DYING | Seen::CONDEMNED] {
-        flows.put(1, BACKEND, seen, expired);
-        assert_eq!(flows.look(1, Revoked::default()), Fate::Lives);
-        assert!(flows.has(1));
-    }
+    let (_, alive) = ticks();
+    flows.put(1, BACKEND, Seen::DYING, alive);
+    assert_eq!(flows.look(1, Revoked::default()), Fate::Condemned);
+    assert!(flows.has(1));
+    assert_eq!(flows.look(1, Revoked::default()), Fate::Removed);
+    assert!(!flows.has(1));
 }
