@@ -15,7 +15,7 @@ use dataplane_core::{
     Controller,
     abi::{InterfaceEntry, TestInput, TupleV4},
     pipeline::{Fate, Revoked, Seen, Tick, Timeouts},
-    tables::{Moment, ScanPosition, Store, Suspect, Tuple as _},
+    tables::{Capacity, Moment, ScanPosition, Store, Suspect, Tuple as _},
     wire::Be16,
 };
 use dataplane_ebpf::{KernelTables, testing::TestDataplane};
@@ -40,7 +40,9 @@ impl World {
     fn new(label: &str) -> Self {
         let host = Host::new(label);
         host.address();
-        let test = host.host.run(|| TestDataplane::open(small())).unwrap();
+        // Each time that a service's list is exchanged takes some.
+        let capacity = Capacity { slots: 1 << 16, ..Capacity::small() };
+        let test = host.host.run(|| TestDataplane::open(small().capacity(capacity))).unwrap();
         let (mac, index) = (host.uplink.mac().unwrap(), host.uplink.index());
         test.set_interface(&InterfaceEntry { index, mac, ..InterfaceEntry::default() }).unwrap();
         Self { host, test, filler: Filler::default(), mac }

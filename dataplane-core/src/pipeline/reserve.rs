@@ -21,9 +21,9 @@ use crate::{
 /// times when nine of ten are taken.
 const PROBES: u32 = 32;
 
-/// Flows of datagrams keep their ports for so many ticks, at least 400 ms, also where nobody has confirmed them. An answer that
+/// Flows of datagrams keep their ports for so many ticks, two seconds at least, also where nobody has confirmed them. An answer that
 /// comes after its port has changed hands is given to another client: TCP refuses it by its number, others take it for theirs.
-const DATAGRAMS_SPARED: u32 = 4;
+const DATAGRAMS_SPARED: u32 = 2 * Tick::REFRESH;
 
 /// Reserves a port for the flow in the workspace, which has its first state: the flow gets its source, and the entry of its
 /// replies stands.

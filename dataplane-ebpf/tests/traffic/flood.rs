@@ -37,7 +37,7 @@ const CONNECTIONS: u16 = 100;
 const FIRST_PORT: u16 = 20_000;
 const LINES: u16 = 7000;
 /// For so long a flow of datagrams that nobody confirmed keeps its port, and a little.
-const SPARED: Duration = Duration::from_millis(700);
+const SPARED: Duration = Duration::from_millis(2500);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A socket of the client's, and who answers it.
