@@ -201,7 +201,6 @@ fn a_flow_that_is_opened_anew_outlives_the_look_at_the_old_one() {
         let removals = fates.iter().filter(|&&fate| fate == Fate::Removed).count();
         removed += removals;
         kept += fates.len() - removals;
-        assert!(fates.iter().all(|&fate| fate != Fate::Condemned), "{fates:?}");
         if removed > 100 && kept > 100 {
             return;
         }

@@ -27,7 +27,7 @@ use traffic::Traffic;
 use world::World;
 
 /// The issue asks for 100,000 at least.
-const FRAMES: usize = 150_000;
+const FRAMES: usize = 200_000;
 
 /// And so many whose events are compared.
 const FRAMES_TOLD: usize = 40_000;

@@ -178,7 +178,7 @@ fn of_a_wide_range_60_000_flows_have_a_port_each() {
     let start = Instant::now();
     let mut missing = flows.clone();
     let mut refused = Vec::new();
-    for _ in 0..5 {
+    while !missing.is_empty() && refused.len() < 20 {
         let heard: Vec<u16> = crowd.speak(&missing, 2).into_iter().map(|(port, _)| port).collect();
         missing.retain(|port| heard.binary_search(port).is_err());
         refused.push(missing.len());
