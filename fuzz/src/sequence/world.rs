@@ -274,6 +274,11 @@ impl World {
             Verdict::Pass(PassReason::NoService) => {
                 assert!(winner.is_none() && bound.is_none(), "{key:?} passed, and is served");
             }
+            Verdict::Drop(DropReason::NoFlow) => {
+                let tcp = frontend.protocol() == Protocol::Tcp;
+                let may_open = !matches!(packet.flags, Flags::Reset | Flags::SynAck);
+                assert!(tcp && !may_open && winner.is_some() && bound.is_none(), "{key:?}: no flow?");
+            }
             other => panic!("{key:?}: {other}"),
         }
         if packet.flags.ends()
