@@ -244,9 +244,10 @@ macro_rules! recycled {
                 (tuple, flow)
             };
             let (own, other) = (entry(client.port(), FLOW_LOCAL), entry(client.port() + 1, 0));
+            // One that opens: others look a second time where they find nothing, and hardly ever fail twice.
             let frame = |client_port| {
                 let client = SocketAddr::new(client.ip(), client_port);
-                Frame { tags: vec![(0x8100, 5)], ..Frame::tcp(client, service, flags::ACK) }
+                Frame { tags: vec![(0x8100, 5)], ..Frame::tcp(client, service, flags::SYN) }
             };
             let conntrack = tables.$conntrack();
             let (local, none) = (Verdict::Leave(LeaveReason::Local), Verdict::Pass(PassReason::NoService));
