@@ -7,13 +7,13 @@
 use super::{
     AnswerReason, ApplyError, DropReason, Environment, Headers, Hook, LeaveReason, Link, Packet, ParseFamily,
     PassReason, Route, RouteQuery, Routes, Verdict,
-    answer::{HOP_LIMIT, untag},
+    answer::{HOP_LIMIT, ethernet_back, may_answer, untag},
     workspace::Workspace,
 };
 use crate::{
     abi::{ADDRESSES_ANSWER_PING, ADDRESSES_DROP_UNSERVED, Setting},
     tables::{Lookup, Tuple},
-    wire::{Be16, Delta, EthernetHeader, IcmpHeader},
+    wire::{Be16, Delta, IcmpHeader},
 };
 
 /// What becomes of packets to virtual addresses that are of no service. None of it concerns an address that is one of the host's
@@ -107,7 +107,7 @@ where
             return Some(Verdict::Drop(DropReason::Unreachable));
         }
     }
-    if !env.take_answer(|budget| budget.take(env.now(), env.setting(Setting::AnswersASecond))) {
+    if !may_answer(env) {
         return Some(Verdict::Drop(DropReason::AnswerLimit));
     }
     let written = untag(packet, &mut work.headers, link)
@@ -141,14 +141,7 @@ fn write_reply<F: ParseFamily, P: Packet>(
         let old: Be16 = packet.read(at).ok_or(ApplyError)?;
         packet.put(at, F::hop_limit_delta(headers, HOP_LIMIT).apply(old))?;
     }
-    packet.put(
-        0,
-        EthernetHeader {
-            destination: link.ethernet.source,
-            source: link.ethernet.destination,
-            ethertype: Be16::new(F::ETHERTYPE),
-        },
-    )
+    packet.put(0, ethernet_back::<F>(link))
 }
 
 /// Whether a service has this address.

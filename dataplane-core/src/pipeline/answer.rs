@@ -131,7 +131,7 @@ where
     if !matches!(Routes::<F>::route(env, &query, &mut work.hop), Route::Forward) {
         return silently;
     }
-    if !env.take_answer(|budget| budget.take(env.now(), env.setting(Setting::AnswersASecond))) {
+    if !may_answer(env) {
         return Verdict::Drop(DropReason::AnswerLimit);
     }
     let written = untag(packet, &mut work.headers, link).and_then(|()| {
@@ -142,19 +142,30 @@ where
         }
     });
     let written = written.and_then(|()| {
-        let ethernet = EthernetHeader {
-            destination: link.ethernet.source,
-            source: link.ethernet.destination,
-            ethertype: Be16::new(F::ETHERTYPE),
-        };
         let network = F::network(tuple.destination(), tuple.source(), query.protocol, payload);
-        packet.put(0, ethernet)?;
+        packet.put(0, ethernet_back::<F>(link))?;
         packet.put(EthernetHeader::LENGTH, network)?;
         packet.send(&work.hop)
     });
     match written {
         Ok(()) => Verdict::Answer(reason),
         Err(ApplyError) => Verdict::Drop(DropReason::Rewrite),
+    }
+}
+
+/// Whether this CPU may send another answer; it is counted then.
+#[inline(always)]
+pub(super) fn may_answer<E: Environment>(env: &E) -> bool {
+    env.take_answer(|budget| budget.take(env.now(), env.setting(Setting::AnswersASecond)))
+}
+
+/// The Ethernet header of an answer: to where the packet came from.
+#[inline(always)]
+pub(super) fn ethernet_back<F: AnswerFamily>(link: &Link) -> EthernetHeader {
+    EthernetHeader {
+        destination: link.ethernet.source,
+        source: link.ethernet.destination,
+        ethertype: Be16::new(F::ETHERTYPE),
     }
 }
 

@@ -71,10 +71,9 @@ where
         }
         Err(error) => {
             take_back::<F, E>(Place::Nat, &work.pair_tuple, work.pair.state(), env);
-            match error {
-                InsertError::Exists => adopt(work, env),
-                InsertError::Full => Err(DropReason::ConntrackFull),
-                InsertError::Busy => Err(DropReason::Contended),
+            match Obstacle::from(error) {
+                Obstacle::Raced => adopt(work, env),
+                Obstacle::Drop(reason) => Err(reason),
             }
         }
     }
@@ -163,10 +162,9 @@ where
             if inserted && (!matches!(error, InsertError::Exists) || !is_the_winners) {
                 Lookup::<F>::remove_flow(env, Place::Opening, &work.pair_tuple);
             }
-            match error {
-                InsertError::Exists => opened,
-                InsertError::Full => Err(DropReason::ConntrackFull),
-                InsertError::Busy => Err(DropReason::Contended),
+            match Obstacle::from(error) {
+                Obstacle::Raced => opened,
+                Obstacle::Drop(reason) => Err(reason),
             }
         }
     }
@@ -208,12 +206,23 @@ where
     }
 }
 
-/// Why the entry of the replies could not be put in.
+/// Why an entry could not be put in.
 enum Obstacle {
     /// Another CPU is at the same connection.
     Raced,
     /// The packet must be dropped.
     Drop(DropReason),
+}
+
+impl From<InsertError> for Obstacle {
+    #[inline(always)]
+    fn from(error: InsertError) -> Self {
+        match error {
+            InsertError::Exists => Self::Raced,
+            InsertError::Full => Self::Drop(DropReason::ConntrackFull),
+            InsertError::Busy => Self::Drop(DropReason::Contended),
+        }
+    }
 }
 
 /// Puts the entry of the replies in, also where that of a connection stands that is over. Tells whether it is ours:
@@ -229,20 +238,14 @@ where
 {
     let ours = match Lookup::<F>::insert_flow(env, Place::Opening, &work.pair_tuple, &work.pair) {
         Ok(()) => true,
-        Err(InsertError::Full) => return Err(Obstacle::Drop(DropReason::ConntrackFull)),
-        Err(InsertError::Busy) => return Err(Obstacle::Drop(DropReason::Contended)),
         Err(InsertError::Exists) => {
             let cleared = clear_answers(Place::Opening, work, env, now)?;
             if cleared {
-                match Lookup::<F>::insert_flow(env, Place::Opening, &work.pair_tuple, &work.pair) {
-                    Ok(()) => {}
-                    Err(InsertError::Exists) => return Err(Obstacle::Raced),
-                    Err(InsertError::Full) => return Err(Obstacle::Drop(DropReason::ConntrackFull)),
-                    Err(InsertError::Busy) => return Err(Obstacle::Drop(DropReason::Contended)),
-                }
+                Lookup::<F>::insert_flow(env, Place::Opening, &work.pair_tuple, &work.pair)?;
             }
             cleared
         }
+        Err(error) => return Err(error.into()),
     };
     let conntrack = clear_answers(Place::Conntrack, work, env, now);
     if ours && conntrack.is_err() {

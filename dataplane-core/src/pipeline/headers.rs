@@ -307,27 +307,10 @@ impl ParseFamily for V4 {
         let l4 = l3.wrapping_add(header_length);
         let end = l3.wrapping_add(l3_length);
         let ports = Transport::parse(frame, ip.protocol, l4, end, Self::ICMP)?;
-        *into = Headers {
-            tuple: TupleV4::new(
-                ip.source,
-                ip.destination,
-                ports.source_port,
-                ports.destination_port,
-                ip.protocol,
-            )
-            .in_zone(zone),
-            l3,
-            l4: ports.at,
-            l3_length,
-            headers_length: header_length.wrapping_add(ports.header_length),
-            tcp_flags: ports.tcp_flags,
-            hop_limit: ip.ttl,
-            traffic_class: ip.traffic_class,
-            dont_fragment: ip.dont_fragment(),
-            consistent: ports.consistent,
-        };
+        *into = headers_v4(&ip, &ports, zone, l3, ports.at, l3_length);
         Ok(())
     }
+
     #[inline(always)]
     fn parse_fragment<P: Frame + ?Sized>(
         frame: &P,
@@ -345,23 +328,37 @@ impl ParseFamily for V4 {
         let first =
             if offset == 0 { Transport::parse_first(frame, protocol, l4, end)? } else { NO_TRANSPORT };
         let (ports, tiny) = first;
-        *into = Headers {
-            tuple: TupleV4::new(source, destination, ports.source_port, ports.destination_port, protocol)
-                .in_zone(zone),
-            l3,
-            l4,
-            l3_length,
-            headers_length: header_length.wrapping_add(ports.header_length),
-            tcp_flags: ports.tcp_flags,
-            hop_limit: ip.ttl,
-            traffic_class: ip.traffic_class,
-            dont_fragment: ip.dont_fragment(),
-            consistent: ports.consistent,
-        };
+        *into = headers_v4(&ip, &ports, zone, l3, l4, l3_length);
         let identification = Be32::new(ip.identification.get().into());
         let key = FragmentKeyV4 { source, destination, identification, zone, protocol, reserved: 0 };
         *part = Part { key, offset, tiny };
         Ok(())
+    }
+}
+
+/// What the headers of an IPv4 packet say, of which `l4` is where those above IP begin.
+#[inline(always)]
+fn headers_v4(
+    ip: &Ipv4Header,
+    transport: &Transport,
+    zone: u16,
+    l3: u32,
+    l4: u32,
+    l3_length: u32,
+) -> Headers<V4> {
+    let Ipv4Header { source, destination, protocol, .. } = *ip;
+    let Transport { source_port, destination_port, .. } = *transport;
+    Headers {
+        tuple: TupleV4::new(source, destination, source_port, destination_port, protocol).in_zone(zone),
+        l3,
+        l4,
+        l3_length,
+        headers_length: l4.wrapping_sub(l3).wrapping_add(transport.header_length),
+        tcp_flags: transport.tcp_flags,
+        hop_limit: ip.ttl,
+        traffic_class: ip.traffic_class,
+        dont_fragment: ip.dont_fragment(),
+        consistent: transport.consistent,
     }
 }
 
@@ -447,27 +444,10 @@ impl ParseFamily for V6 {
         let end = l3.wrapping_add(l3_length);
         let (protocol, l4) = walk_extensions(frame, ip.next_header, l3.wrapping_add(Ipv6Header::LENGTH))?;
         let ports = Transport::parse(frame, protocol, l4, end, Self::ICMP)?;
-        *into = Headers {
-            tuple: TupleV6::new(
-                ip.source,
-                ip.destination,
-                ports.source_port,
-                ports.destination_port,
-                protocol,
-            )
-            .in_zone(zone),
-            l3,
-            l4,
-            l3_length,
-            headers_length: l4.wrapping_sub(l3).wrapping_add(ports.header_length),
-            tcp_flags: ports.tcp_flags,
-            hop_limit: ip.hop_limit,
-            traffic_class: (ip.version_class_flow.get() >> 20) as u8,
-            dont_fragment: true,
-            consistent: ports.consistent,
-        };
+        *into = headers_v6(&ip, protocol, &ports, zone, l3, l4, l3_length);
         Ok(())
     }
+
     #[inline(always)]
     fn parse_fragment<P: Frame + ?Sized>(
         frame: &P,
@@ -487,23 +467,39 @@ impl ParseFamily for V6 {
         let first =
             if offset == 0 { Transport::parse_first(frame, protocol, l4, end)? } else { NO_TRANSPORT };
         let (ports, tiny) = first;
-        *into = Headers {
-            tuple: TupleV6::new(source, destination, ports.source_port, ports.destination_port, protocol)
-                .in_zone(zone),
-            l3,
-            l4,
-            l3_length,
-            headers_length: l4.wrapping_sub(l3).wrapping_add(ports.header_length),
-            tcp_flags: ports.tcp_flags,
-            hop_limit: ip.hop_limit,
-            traffic_class: (ip.version_class_flow.get() >> 20) as u8,
-            dont_fragment: true,
-            consistent: ports.consistent,
-        };
+        *into = headers_v6(&ip, protocol, &ports, zone, l3, l4, l3_length);
         let identification = header.identification;
         let key = FragmentKeyV6 { source, destination, identification, zone, protocol: 0, reserved: 0 };
         *part = Part { key, offset, tiny };
         Ok(())
+    }
+}
+
+/// What the headers of an IPv6 packet say, of which `l4` is where those above IP and its extensions begin, which are of this
+/// protocol.
+#[inline(always)]
+fn headers_v6(
+    ip: &Ipv6Header,
+    protocol: u8,
+    transport: &Transport,
+    zone: u16,
+    l3: u32,
+    l4: u32,
+    l3_length: u32,
+) -> Headers<V6> {
+    let Ipv6Header { source, destination, .. } = *ip;
+    let Transport { source_port, destination_port, .. } = *transport;
+    Headers {
+        tuple: TupleV6::new(source, destination, source_port, destination_port, protocol).in_zone(zone),
+        l3,
+        l4,
+        l3_length,
+        headers_length: l4.wrapping_sub(l3).wrapping_add(transport.header_length),
+        tcp_flags: transport.tcp_flags,
+        hop_limit: ip.hop_limit,
+        traffic_class: (ip.version_class_flow.get() >> 20) as u8,
+        dont_fragment: true,
+        consistent: transport.consistent,
     }
 }
 

@@ -190,11 +190,13 @@ where
     let result = match decision {
         Decision::Verdict(verdict) => return Step::done(verdict),
         Decision::NoService => return Step::done(address::without_service(packet, env, work)),
-        Decision::Refuse(reason, frontend) => Err(refuse(env, packet.hook(), reason, frontend).into()),
+        Decision::Refuse(reason, frontend) => {
+            Err(refuse(packet.hook(), reason, || env.count_service(frontend, count_drop)).into())
+        }
         Decision::RefuseKnown(reason) => Err(refuse_flow(env, packet.hook(), reason, work).into()),
         Decision::Known => {
             commit::refresh(work, env, now);
-            send(packet, env, work, link)
+            send(packet, env, work, link, Translation::Whole)
         }
         Decision::NewWithAffinity => return Step::Next(F::AFFINITY),
         Decision::New if work.flow.is_masqueraded() => return Step::Next(F::MASQUERADE),
@@ -277,10 +279,7 @@ where
     let now = env.now();
     fragment::complete(part, &mut work.headers, env, now)?;
     find_known(work, env, packet.hook(), now)?;
-    let way = find_way(packet, env, work, link, false)?;
-    let verdict = take(way, packet, env, work, link, Translation::Network)?;
-    count(verdict, work, env);
-    Ok(verdict)
+    send(packet, env, work, link, Translation::Network)
 }
 
 /// Handles an ICMP error about a packet of a flow: it goes where the flow's packets of the other direction go, and leaves
@@ -323,7 +322,8 @@ where
     end(result, packet, work)
 }
 
-/// Opens a connection, whose source is to be translated where `MASQUERADED` says so, once it is known that its first packet has a way, and sends that.
+/// Opens a connection, whose source is to be translated where `MASQUERADED` says so, once it is known that its first packet has
+/// a way, and sends that.
 #[inline(always)]
 fn open<F, P, E, const MASQUERADED: bool>(
     packet: &mut P,
@@ -352,7 +352,7 @@ where
             Ok(verdict)
         }
         // The way found is that of another backend, maybe.
-        Ok(Opened::Raced) => send(packet, env, work, link),
+        Ok(Opened::Raced) => send(packet, env, work, link, Translation::Whole),
         Err(reason) => Err(refuse_flow(env, packet.hook(), reason, work).into()),
     }
 }
@@ -364,6 +364,7 @@ fn send<F, P, E>(
     env: &E,
     work: &mut Workspace<F>,
     link: &Link,
+    translation: Translation<'_, F>,
 ) -> Result<VerdictNumber, VerdictNumber>
 where
     F: ParseFamily,
@@ -371,7 +372,7 @@ where
     E: Environment + Lookup<F> + Routes<F>,
 {
     let way = find_way(packet, env, work, link, false)?;
-    let verdict = take(way, packet, env, work, link, Translation::Whole)?;
+    let verdict = take(way, packet, env, work, link, translation)?;
     count(verdict, work, env);
     Ok(verdict)
 }
@@ -557,13 +558,14 @@ where
     }
 }
 
-/// Counts a drop at its frontend.
+/// Drops a packet for a reason, and counts that at its frontend by `count`; XDP leaves what is to be answered to tcx.
 #[inline(always)]
-fn refuse<E: Environment>(env: &E, hook: Hook, reason: DropReason, frontend: u32) -> Verdict {
-    if !is_left(hook, reason) {
-        env.count_service(frontend, count_drop);
+fn refuse(hook: Hook, reason: DropReason, count: impl FnOnce()) -> Verdict {
+    if matches!(hook, Hook::Xdp) && reason.answered().is_some() {
+        return Verdict::Leave(LeaveReason::Answer);
     }
-    refused(hook, reason)
+    count();
+    Verdict::Drop(reason)
 }
 
 /// As [`refuse`], of a packet of the flow in the workspace.
@@ -573,21 +575,7 @@ where
     F: ParseFamily,
     E: Environment + Lookup<F>,
 {
-    if !is_left(hook, reason) {
-        count_flow(work, env, count_drop);
-    }
-    refused(hook, reason)
-}
-
-/// Whether XDP leaves what is dropped for this reason to tcx, which answers it.
-#[inline(always)]
-fn is_left(hook: Hook, reason: DropReason) -> bool {
-    matches!(hook, Hook::Xdp) && reason.answered().is_some()
-}
-
-#[inline(always)]
-fn refused(hook: Hook, reason: DropReason) -> Verdict {
-    if is_left(hook, reason) { Verdict::Leave(LeaveReason::Answer) } else { Verdict::Drop(reason) }
+    refuse(hook, reason, || count_flow(work, env, count_drop))
 }
 
 #[inline(always)]
