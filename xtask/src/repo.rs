@@ -3,12 +3,19 @@
 use std::{
     env,
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
-/// The root of the checkout that this xtask was built in.
+/// The root of the checkout that this xtask is run in.
 pub fn root() -> &'static Path {
-    // The manifest's folder is known at compile time; its parent is the root.
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        // Cargo says at run time, too, where the manifest is. It may be elsewhere than at compile time: checkouts that share
+        // a target folder share this program.
+        let manifest = env::var_os("CARGO_MANIFEST_DIR");
+        let folder = manifest.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        folder.parent().unwrap_or(Path::new("/")).to_path_buf()
+    });
+    &ROOT
 }
 
 /// Cargo's target folder of the workspace; everything that a chore writes and nobody commits goes below it.
