@@ -7,7 +7,10 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{ABI_VERSION, BackendRef};
-use crate::wire::{Be16, Ipv4Address, Ipv6Address};
+use crate::{
+    pipeline::Budget,
+    wire::{Be16, Ipv4Address, Ipv6Address},
+};
 
 /// A packet of ours was dropped, or answered in place of being sent on.
 pub const EVENT_DROPPED: u8 = 1;
@@ -142,10 +145,8 @@ pub struct EventAccount {
     pub lost: u64,
     /// Drops beyond those that it may tell of in a second.
     pub withheld: u64,
-    /// An [`AnswerBudget`](crate::pipeline::AnswerBudget): how many drops may be told of.
-    pub left: u32,
-    /// When some were last added to them.
-    pub filled: u32,
+    /// How many drops may be told of.
+    pub budget: Budget,
 }
 
 const _: () = assert!(size_of::<EventAccount>() == 24);

@@ -9,7 +9,7 @@ use crate::{
         InterfaceEntry, ServiceCounters, ServiceRef, ServiceWord, Setting, StateWord,
     },
     pipeline::{
-        AnswerBudget, Backend, Environment, EventRecord, EventSink, Hook, NextHop, Route, RouteQuery, Routes,
+        Backend, Budget, Environment, EventRecord, EventSink, Hook, NextHop, Route, RouteQuery, Routes,
         Steps, Tick, VerdictNumber,
     },
     tables::{
@@ -246,7 +246,7 @@ impl Environment for MemoryEnvironment<'_> {
         (entry.index == index && index != 0).then_some(entry)
     }
 
-    fn take_answer(&self, take: impl FnOnce(&mut AnswerBudget) -> bool) -> bool {
+    fn take_answer(&self, take: impl FnOnce(&mut Budget) -> bool) -> bool {
         take(&mut self.world.answers.lock())
     }
 

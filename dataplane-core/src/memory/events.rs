@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::{
     event::{EventLosses, EventOptions},
-    pipeline::{AnswerBudget, EventRecord, EventSink, Tick},
+    pipeline::{Budget, EventRecord, EventSink, Tick},
 };
 
 /// What the kernel's ring takes for each record beside its bytes (`BPF_RINGBUF_HDR_SZ`).
@@ -30,7 +30,7 @@ struct State {
     options: Option<EventOptions>,
     records: VecDeque<Vec<u8>>,
     bytes: usize,
-    budget: AnswerBudget,
+    budget: Budget,
     losses: EventLosses,
 }
 

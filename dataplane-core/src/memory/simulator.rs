@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use super::{MemoryPacket, MemoryTables, RouteTable, environment::MemoryEnvironment, routes::LinkFacts};
 use crate::{
     abi::{INTERFACE_PLACES, INTERFACE_XDP_REDIRECT, INTERFACE_XDP_TX, InterfaceEntry, MasqueradeEntry},
-    pipeline::{AnswerBudget, Hook, NextHop, Route, Verdict, Workspaces, process},
+    pipeline::{Budget, Hook, NextHop, Route, Verdict, Workspaces, process},
     tables::{Cause, Operation, Store, TableError},
     wire::{Ipv4Address, Ipv6Address, MacAddress},
 };
@@ -95,7 +95,7 @@ pub(super) struct World {
     interfaces: HashMap<u32, SimulatedInterface>,
     routes: RouteTable,
     sockets: HashSet<Socket>,
-    pub(super) answers: Mutex<AnswerBudget>,
+    pub(super) answers: Mutex<Budget>,
 }
 
 /// Address, port and protocol of a socket of the host.

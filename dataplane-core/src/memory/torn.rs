@@ -22,7 +22,7 @@ use crate::{
     },
     model::{self, Frontend, Protocol, Service},
     pipeline::{
-        AnswerBudget, Backend, Environment, EventRecord, EventSink, Hook, NextHop, Route, RouteQuery, Routes,
+        Backend, Budget, Environment, EventRecord, EventSink, Hook, NextHop, Route, RouteQuery, Routes,
         Steps, Tick, Verdict, VerdictNumber, Workspaces, process,
     },
     source::{Precedence, SourceHandle},
@@ -319,7 +319,7 @@ impl Environment for Torn<'_> {
         self.0.interface(index)
     }
 
-    fn take_answer(&self, take: impl FnOnce(&mut AnswerBudget) -> bool) -> bool {
+    fn take_answer(&self, take: impl FnOnce(&mut Budget) -> bool) -> bool {
         self.0.take_answer(take)
     }
 

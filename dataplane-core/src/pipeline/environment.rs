@@ -1,6 +1,6 @@
 //! The outside world, as an argument of the pipeline.
 
-use super::{AnswerBudget, EventSink, Hook, Routes, Tick, VerdictNumber};
+use super::{Budget, EventSink, Hook, Routes, Tick, VerdictNumber};
 use crate::{
     abi::{BACKEND_DRAINING, BACKEND_LOCAL, BackendV4, BackendV6, InterfaceEntry, ServiceCounters, Setting},
     tables::{Family, Lookup, Tuple, V4, V6},
@@ -35,7 +35,7 @@ pub trait Environment: Lookup<V4> + Lookup<V6> + Routes<V4> + Routes<V6> + Event
     fn repeat<S: Steps>(&self, times: u32, steps: &mut S);
 
     /// Takes an answer out of this CPU's budget, if there is one; tells whether there was.
-    fn take_answer(&self, take: impl FnOnce(&mut AnswerBudget) -> bool) -> bool;
+    fn take_answer(&self, take: impl FnOnce(&mut Budget) -> bool) -> bool;
 
     /// Counts a packet.
     fn count(&self, hook: Hook, verdict: VerdictNumber);

@@ -108,10 +108,10 @@ pub trait ParseFamily: AnswerFamily {
     fn is_group(address: Self::Address) -> bool;
 
     /// The stage that opens a connection whose source is translated.
-    const MASQUERADE: Stage;
+    const MASQUERADE_STAGE: Stage;
 
     /// The stage that opens a connection to a service with affinity.
-    const AFFINITY: Stage;
+    const AFFINITY_STAGE: Stage;
 
     /// What a new TTL adds to the header's own checksum.
     fn hop_limit_delta(headers: &Headers<Self>, hop_limit: u8) -> Delta;
@@ -247,8 +247,8 @@ impl ParseFamily for V4 {
     const ADDRESSES_OFFSET: u32 = 12;
     const HOP_LIMIT_OFFSET: u32 = 8;
     const CHECKSUM_OFFSET: Option<u32> = Some(10);
-    const MASQUERADE: Stage = Stage::MasqueradeV4;
-    const AFFINITY: Stage = Stage::AffinityV4;
+    const MASQUERADE_STAGE: Stage = Stage::MasqueradeV4;
+    const AFFINITY_STAGE: Stage = Stage::AffinityV4;
     const ICMP: u8 = PROTOCOL_ICMP;
     const ECHO: [u8; 2] = [icmp_type::ECHO_REQUEST, icmp_type::ECHO_REPLY];
     const ICMP_STAGE: Stage = Stage::IcmpV4;
@@ -307,7 +307,7 @@ impl ParseFamily for V4 {
         let l4 = l3.wrapping_add(header_length);
         let end = l3.wrapping_add(l3_length);
         let ports = Transport::parse(frame, ip.protocol, l4, end, Self::ICMP)?;
-        *into = headers_v4(&ip, &ports, zone, l3, ports.at, l3_length);
+        *into = headers_v4(&ip, &ports, zone, l3, l4, l3_length);
         Ok(())
     }
 
@@ -387,8 +387,8 @@ impl ParseFamily for V6 {
     const ADDRESSES_OFFSET: u32 = 8;
     const HOP_LIMIT_OFFSET: u32 = 7;
     const CHECKSUM_OFFSET: Option<u32> = None;
-    const MASQUERADE: Stage = Stage::MasqueradeV6;
-    const AFFINITY: Stage = Stage::AffinityV6;
+    const MASQUERADE_STAGE: Stage = Stage::MasqueradeV6;
+    const AFFINITY_STAGE: Stage = Stage::AffinityV6;
     const ICMP: u8 = PROTOCOL_ICMPV6;
     const ECHO: [u8; 2] = [icmpv6_type::ECHO_REQUEST, icmpv6_type::ECHO_REPLY];
     const ICMP_STAGE: Stage = Stage::IcmpV6;

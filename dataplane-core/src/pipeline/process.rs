@@ -198,8 +198,8 @@ where
             commit::refresh(work, env, now);
             send(packet, env, work, link, Translation::Whole)
         }
-        Decision::NewWithAffinity => return Step::Next(F::AFFINITY),
-        Decision::New if work.flow.is_masqueraded() => return Step::Next(F::MASQUERADE),
+        Decision::NewWithAffinity => return Step::Next(F::AFFINITY_STAGE),
+        Decision::New if work.flow.is_masqueraded() => return Step::Next(F::MASQUERADE_STAGE),
         Decision::New => open::<F, P, E, false>(packet, env, work, link, now),
     };
     end(result, packet, work)

@@ -9,8 +9,6 @@ const fn pass(reason: PassReason) -> Verdict {
 
 /// What the decision needs of a transport header.
 pub(super) struct Transport {
-    /// Where it begins.
-    pub at: u32,
     /// From which port.
     pub source_port: Be16,
     /// To which port.
@@ -26,7 +24,6 @@ pub(super) struct Transport {
 /// What a later part of a packet has of one; and it is not tiny.
 pub(super) const NO_TRANSPORT: (Transport, bool) = (
     Transport {
-        at: 0,
         source_port: Be16(0),
         destination_port: Be16(0),
         header_length: 0,
@@ -57,7 +54,6 @@ impl Transport {
         let udp: UdpHeader = frame.read(at).ok_or(MALFORMED)?;
         let UdpHeader { source_port, destination_port, length, .. } = udp;
         let mut transport = Self {
-            at,
             source_port,
             destination_port,
             header_length: UdpHeader::LENGTH,
@@ -98,7 +94,6 @@ impl Transport {
                 let tcp: TcpHeader = frame.read(at).ok_or(MALFORMED)?;
                 let header_length = tcp.header_length();
                 Ok(Self {
-                    at,
                     source_port: tcp.source_port,
                     destination_port: tcp.destination_port,
                     header_length,
@@ -113,7 +108,6 @@ impl Transport {
                 let udp: UdpHeader = frame.read(at).ok_or(MALFORMED)?;
                 let length = u32::from(udp.length.get());
                 Ok(Self {
-                    at,
                     source_port: udp.source_port,
                     destination_port: udp.destination_port,
                     header_length: UdpHeader::LENGTH,
@@ -126,7 +120,6 @@ impl Transport {
                     return Err(MALFORMED);
                 }
                 Ok(Self {
-                    at,
                     source_port: Be16(0),
                     destination_port: Be16(0),
                     header_length: IcmpHeader::LENGTH,

@@ -8,7 +8,7 @@ use dataplane_core::{
         Setting, StateWord, TestInput, counter_index,
     },
     pipeline::{
-        AnswerBudget, Backend, Environment, EventRecord, EventSink, Hook, NextHop, Route, RouteQuery, Routes,
+        Backend, Budget, Environment, EventRecord, EventSink, Hook, NextHop, Route, RouteQuery, Routes,
         Stage, Steps, Tick, VerdictNumber,
     },
     tables::{Family, FlowEntry, InsertError, Lookup, Place, V4, V6},
@@ -240,7 +240,7 @@ impl Environment for Kernel {
     }
 
     #[inline(always)]
-    fn take_answer(&self, take: impl FnOnce(&mut AnswerBudget) -> bool) -> bool {
+    fn take_answer(&self, take: impl FnOnce(&mut Budget) -> bool) -> bool {
         maps::take_answer(take)
     }
 

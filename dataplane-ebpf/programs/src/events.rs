@@ -1,6 +1,6 @@
 //! The ring that events go to.
 
-use dataplane_core::pipeline::{AnswerBudget, EventRecord, EventSink, Tick};
+use dataplane_core::pipeline::{Budget, EventRecord, EventSink, Tick};
 
 use crate::{
     environment::nanoseconds,
@@ -25,7 +25,7 @@ pub fn emit<R: EventRecord>(write: impl FnOnce(&mut R, u64)) {
     }
     let time = nanoseconds();
     let a_second = maps::drop_events_a_second();
-    let take = |budget: &mut AnswerBudget| budget.take(Tick::from_nanoseconds(time), a_second);
+    let take = |budget: &mut Budget| budget.take(Tick::from_nanoseconds(time), a_second);
     if R::LIMITED && !maps::take_drop_event(take) {
         maps::count_untold(Untold::Withheld);
     } else if !maps::tell(|record| write(record, time)) {

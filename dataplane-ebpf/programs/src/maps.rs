@@ -23,7 +23,7 @@ use dataplane_core::{
         MasqueradeEntry, SUSPECTS, ServiceCounters, ServiceKeyV4, ServiceKeyV6, ServiceRef, StateWord,
         SuspectV4, SuspectV6, TEST_INPUT_WORDS, TestInput, TupleV4, TupleV6,
     },
-    pipeline::{AnswerBudget, EventRecord, Fate, Hook, Seen, Stage, Tick, Workspaces},
+    pipeline::{Budget, EventRecord, Fate, Hook, Seen, Stage, Tick, Workspaces},
     tables::{AffinityCell, Flow, InsertError, Place},
 };
 
@@ -274,20 +274,20 @@ pub fn sum_room() -> Option<&'static mut SumRoom> {
 }
 
 #[inline(always)]
-pub fn take_answer(take: impl FnOnce(&mut AnswerBudget) -> bool) -> bool {
+pub fn take_answer(take: impl FnOnce(&mut Budget) -> bool) -> bool {
     match ANSWERS.get_ptr_mut(0) {
         // SAFETY: this CPU's own, two integers, as in `count`; the reference ends with the closure.
-        Some(budget) => take(unsafe { &mut *budget.cast::<AnswerBudget>() }),
+        Some(budget) => take(unsafe { &mut *budget.cast::<Budget>() }),
         None => false,
     }
 }
 
 /// Takes a drop out of those that this CPU may tell of.
 #[inline(always)]
-pub fn take_drop_event(take: impl FnOnce(&mut AnswerBudget) -> bool) -> bool {
+pub fn take_drop_event(take: impl FnOnce(&mut Budget) -> bool) -> bool {
     match EVENT_ACCOUNT.get_ptr_mut(0) {
-        // SAFETY: this CPU's own, as in `take_answer`: only packets take from it. Two integers behind the two counters.
-        Some(account) => take(unsafe { &mut *addr_of_mut!((*account.cast::<EventAccount>()).left).cast() }),
+        // SAFETY: this CPU's own, as in `take_answer`: only packets take from it. It stands behind the two counters.
+        Some(account) => take(unsafe { &mut *addr_of_mut!((*account.cast::<EventAccount>()).budget) }),
         None => false,
     }
 }

@@ -13,7 +13,7 @@ use dataplane_core::{
 use parking_lot::Mutex;
 
 use super::{KernelHash, MappedWords, hash::Plain};
-use crate::sys::bpf::{BatchCursor, Program};
+use crate::sys::bpf::{BatchCursor, Map, Program};
 
 /// How many entries a scan reads at once, at the least: whole buckets.
 const SLICE: usize = 512;
@@ -42,17 +42,39 @@ pub(super) struct KernelFlows<K, V> {
     program: Arc<Program>,
 }
 
-impl<K: Plain, V: Plain> KernelFlows<K, V> {
-    pub(super) fn new(
-        hash: KernelHash<K, V>,
-        place: Place,
-        suspects: Arc<MappedWords>,
-        looks: Arc<Looks>,
-        program: Arc<Program>,
-    ) -> Self {
-        Self { hash, place, suspects, looks, program }
+/// What the tables of one family are collected with.
+pub(super) struct Collector {
+    suspects: Arc<MappedWords>,
+    looks: Arc<Looks>,
+    program: Arc<Program>,
+    batch: bool,
+}
+
+impl Collector {
+    /// `batch`: whether the kernel has batch commands.
+    pub(super) fn new(suspects: MappedWords, looks: &Arc<Looks>, program: Program, batch: bool) -> Self {
+        let (suspects, program) = (Arc::new(suspects), Arc::new(program));
+        Self { suspects, looks: looks.clone(), program, batch }
     }
 
+    /// The flows of one place, in this map.
+    pub(super) fn flows<K: Plain, V: Plain>(
+        &self,
+        place: Place,
+        name: &'static str,
+        map: Map,
+    ) -> KernelFlows<K, V> {
+        KernelFlows {
+            hash: KernelHash::new(name, map, self.batch),
+            place,
+            suspects: self.suspects.clone(),
+            looks: self.looks.clone(),
+            program: self.program.clone(),
+        }
+    }
+}
+
+impl<K: Plain, V: Plain> KernelFlows<K, V> {
     /// The map of suspects.
     pub(super) fn suspects(&self) -> &MappedWords {
         &self.suspects

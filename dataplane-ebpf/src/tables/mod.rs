@@ -29,7 +29,7 @@ use zerocopy::transmute;
 pub(crate) use self::{array::MappedWords, hash::KernelHash, nat_ports::Stranded};
 use self::{
     counters::KernelCounters,
-    flows::{KernelFlows, Looks},
+    flows::{Collector, KernelFlows, Looks},
     grace::GracePeriod,
 };
 use crate::{
@@ -110,28 +110,16 @@ impl KernelTables {
         })?;
         let looks = mapped(map::COLLECTOR, take(map::COLLECTOR)?, 1)?;
         let looks = Arc::new(Looks::new(looks));
-        let suspects = Arc::new(mapped(map::SUSPECTS_V4, take(map::SUSPECTS_V4)?, 5)?);
-        let program = Arc::new(collect_v4);
-        let [flows_v4, half_open_v4, reservations_v4] = [
-            (Place::Conntrack, map::CONNTRACK_V4),
-            (Place::Opening, map::OPENING_V4),
-            (Place::Nat, map::NAT_V4),
-        ]
-        .map(|(place, name)| {
-            let hash = KernelHash::new(name, take(name)?, batch);
-            Ok::<_, Error>(KernelFlows::new(hash, place, suspects.clone(), looks.clone(), program.clone()))
-        });
-        let suspects = Arc::new(mapped(map::SUSPECTS_V6, take(map::SUSPECTS_V6)?, 8)?);
-        let program = Arc::new(collect_v6);
-        let [flows_v6, half_open_v6, reservations_v6] = [
-            (Place::Conntrack, map::CONNTRACK_V6),
-            (Place::Opening, map::OPENING_V6),
-            (Place::Nat, map::NAT_V6),
-        ]
-        .map(|(place, name)| {
-            let hash = KernelHash::new(name, take(name)?, batch);
-            Ok::<_, Error>(KernelFlows::new(hash, place, suspects.clone(), looks.clone(), program.clone()))
-        });
+        let suspects = mapped(map::SUSPECTS_V4, take(map::SUSPECTS_V4)?, 5)?;
+        let collector = Collector::new(suspects, &looks, collect_v4, batch);
+        let flows_v4 = collector.flows(Place::Conntrack, map::CONNTRACK_V4, take(map::CONNTRACK_V4)?);
+        let half_open_v4 = collector.flows(Place::Opening, map::OPENING_V4, take(map::OPENING_V4)?);
+        let reservations_v4 = collector.flows(Place::Nat, map::NAT_V4, take(map::NAT_V4)?);
+        let suspects = mapped(map::SUSPECTS_V6, take(map::SUSPECTS_V6)?, 8)?;
+        let collector = Collector::new(suspects, &looks, collect_v6, batch);
+        let flows_v6 = collector.flows(Place::Conntrack, map::CONNTRACK_V6, take(map::CONNTRACK_V6)?);
+        let half_open_v6 = collector.flows(Place::Opening, map::OPENING_V6, take(map::OPENING_V6)?);
+        let reservations_v6 = collector.flows(Place::Nat, map::NAT_V6, take(map::NAT_V6)?);
         Ok(Self {
             services_v4: KernelHash::new(map::SERVICES_V4, take(map::SERVICES_V4)?, batch),
             services_v6: KernelHash::new(map::SERVICES_V6, take(map::SERVICES_V6)?, batch),
@@ -141,12 +129,12 @@ impl KernelTables {
             backends_v6: mapped(map::BACKENDS_V6, take(map::BACKENDS_V6)?, 4)?,
             config: mapped(map::CONFIG, take(map::CONFIG)?, 1)?,
             interfaces: mapped(map::INTERFACES, take(map::INTERFACES)?, 2)?,
-            flows_v4: flows_v4?,
-            flows_v6: flows_v6?,
-            half_open_v4: half_open_v4?,
-            reservations_v4: reservations_v4?,
-            half_open_v6: half_open_v6?,
-            reservations_v6: reservations_v6?,
+            flows_v4,
+            flows_v6,
+            half_open_v4,
+            reservations_v4,
+            half_open_v6,
+            reservations_v6,
             affinity_v4: KernelHash::new(map::AFFINITY_V4, take(map::AFFINITY_V4)?, batch),
             affinity_v6: KernelHash::new(map::AFFINITY_V6, take(map::AFFINITY_V6)?, batch),
             fragments_v4: KernelHash::new(map::FRAGMENTS_V4, take(map::FRAGMENTS_V4)?, batch),

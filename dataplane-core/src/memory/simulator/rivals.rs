@@ -18,8 +18,8 @@ use crate::{
     },
     model::{self, Frontend, Protocol, Service},
     pipeline::{
-        AnswerBudget, Backend, DropReason, Environment, EventRecord, EventSink, Hook, NextHop, Route,
-        RouteQuery, Routes, Steps, Tick, Verdict, VerdictNumber, Workspaces, process,
+        Backend, Budget, DropReason, Environment, EventRecord, EventSink, Hook, NextHop, Route, RouteQuery,
+        Routes, Steps, Tick, Verdict, VerdictNumber, Workspaces, process,
     },
     source::Precedence,
     tables::{AffinityCell, Capacity, Family, Flow, FlowEntry, InsertError, Lookup, Place, Store, Tuple, V4},
@@ -711,7 +711,7 @@ impl Environment for Rivals<'_> {
         self.inner.interface(index)
     }
 
-    fn take_answer(&self, take: impl FnOnce(&mut AnswerBudget) -> bool) -> bool {
+    fn take_answer(&self, take: impl FnOnce(&mut Budget) -> bool) -> bool {
         self.inner.take_answer(take)
     }
 
