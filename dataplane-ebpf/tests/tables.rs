@@ -24,7 +24,7 @@ use dataplane_core::{
     wire::Be16,
 };
 use dataplane_ebpf::{EbpfDataplane, KernelTables};
-use dataplane_testkit::{net::wait_for, require_kernel};
+use dataplane_testkit::{Raise, net::wait_for, require_kernel};
 
 fn key(number: u32) -> ServiceKeyV4 {
     ServiceKeyV4 {
@@ -178,15 +178,6 @@ fn a_listing_sees_what_stays() {
             .unwrap_or_else(|error| panic!("{error}: {how}, {} steps", steps.load(Ordering::SeqCst)));
         });
         println!("{how}: {raced} listings were raced, {met} met an entry that was there for a while");
-    }
-}
-
-/// Raises a flag when it is dropped, also where a test fails.
-struct Raise<'a>(&'a AtomicBool);
-
-impl Drop for Raise<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

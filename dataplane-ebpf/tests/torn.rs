@@ -29,6 +29,7 @@ use dataplane_core::{
 };
 use dataplane_ebpf::testing::TestDataplane;
 use dataplane_testkit::{
+    Raise,
     fill::Filler,
     frames::{Frame, flags},
     require_kernel,
@@ -155,15 +156,6 @@ impl Stage {
 /// Has the scheduler run this thread before all that are not as urgent.
 fn go_before_others() {
     nice(-20).unwrap();
-}
-
-/// Raises a flag when it is dropped, also where a test fails.
-struct Raise<'a>(&'a AtomicBool);
-
-impl Drop for Raise<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// The index of a service's word is given to another service and back. The other one has no backends, so that a packet

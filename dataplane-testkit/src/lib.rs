@@ -10,6 +10,7 @@
 //! | [`fill`] | tables filled by hand, for tests of packets alone |
 //! | [`maglev`] | Maglev tables made slowly and obviously, to hold the fast way to |
 //! | [`net`] | network namespaces joined by veth, sockets for scenarios, kernel counters, topologies |
+//! | [`Raise`] | the end of threads that go on until then |
 #![deny(unsafe_code)]
 
 pub mod child;
@@ -19,4 +20,7 @@ pub mod fill;
 pub mod frames;
 pub mod maglev;
 pub mod net;
+mod raise;
 pub mod witness;
+
+pub use raise::Raise;

@@ -16,6 +16,7 @@ use std::{
 };
 
 use dataplane_testkit::{
+    Raise,
     net::{
         http::{self, HttpError},
         wait_for,
@@ -23,7 +24,7 @@ use dataplane_testkit::{
     require_kernel,
 };
 
-use crate::world::{Front, Hooks, PATIENCE, Raise, World};
+use crate::world::{Front, Hooks, PATIENCE, World};
 
 const CLIENTS: usize = 8;
 const ROUNDS: usize = 10;

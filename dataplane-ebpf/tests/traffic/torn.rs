@@ -22,12 +22,13 @@ use dataplane_core::{
 };
 use dataplane_ebpf::{EbpfDataplane, Uplink, XdpMode};
 use dataplane_testkit::{
+    Raise,
     frames::{Dissected, Frame, flags},
     net::{AddressPlan, LoadBalancerTopology, Route, wait_for},
     require_kernel,
 };
 
-use crate::world::{PATIENCE, Raise};
+use crate::world::PATIENCE;
 
 /// The longest that lists are swapped until enough was seen.
 const RACE: Duration = Duration::from_secs(120);

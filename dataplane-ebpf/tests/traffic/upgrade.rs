@@ -26,7 +26,7 @@ use dataplane_core::{
 };
 use dataplane_ebpf::{EbpfDataplane, OBJECT_VARIABLE, PinDir, TcMode, Uplink, XdpMode, testing};
 use dataplane_testkit::{
-    child,
+    Raise, child,
     net::{AddressPlan, HttpServer, LoadBalancerTopology, UdpEchoServer, http, wait_for},
     require_kernel,
 };
@@ -35,7 +35,7 @@ use parking_lot::Mutex;
 
 use crate::{
     pins::PinFolder,
-    world::{Front, Hooks, PATIENCE, Raise, World, backend_port},
+    world::{Front, Hooks, PATIENCE, World, backend_port},
 };
 
 /// Connections that live from the beginning to the end.

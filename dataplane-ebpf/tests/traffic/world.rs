@@ -1,10 +1,6 @@
 //! A client, a balancer with a dataplane, and backends with servers.
 
-use std::{
-    net::SocketAddr,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use aya::programs::{Xdp, XdpMode as XdpFlags};
 use dataplane_core::{
@@ -106,15 +102,6 @@ pub fn ask(protocol: Protocol, address: SocketAddr, timeout: Duration) -> Result
 /// A backend's port; not the frontend's, so that ports are translated too.
 pub fn backend_port(protocol: Protocol) -> u16 {
     if protocol == Protocol::Tcp { 8080 } else { 5353 }
-}
-
-/// Raises a flag when it is dropped: threads that go on until then end also where a test fails.
-pub struct Raise<'a>(pub &'a AtomicBool);
-
-impl Drop for Raise<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Everything. Dropping it takes it down.

@@ -18,6 +18,7 @@ use std::{
 
 use common::{Daemon, LIMIT, PATIENCE, command, end_of, looks, page::Page};
 use dataplane_testkit::{
+    Raise,
     frames::{Frame, Rng, flags},
     net::{AddressPlan, Namespace, RawSender, http, wait_for},
     require_kernel,
@@ -57,15 +58,6 @@ impl Idle {
             Some((head, name)) if head.starts_with("HTTP/1.1 200") => Ok(name.to_owned()),
             _ => Err(format!("{to} answered {answer:?}")),
         }
-    }
-}
-
-/// Sets a flag when it is dropped.
-struct Raise<'f>(&'f AtomicBool);
-
-impl Drop for Raise<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
 
 use common::{Daemon, Files, LIMIT, PATIENCE, PinFolder, command, config, end_of, looks};
 use dataplane_testkit::{
+    Raise,
     net::{AddressPlan, HttpServer, LoadBalancerTopology, Namespace, http, wait_for},
     require_kernel,
 };
@@ -112,15 +113,6 @@ fn a_directory_that_can_hold_no_pins_is_named() {
     assert_eq!(looks(&host), kept);
     assert_eq!(host.run(|| end_of(with(&files, &["--pins", &pins, "--remove"]))).0, 0);
     assert_eq!(looks(&host), before);
-}
-
-/// Sets a flag when it is dropped.
-struct Raise<'f>(&'f AtomicBool);
-
-impl Drop for Raise<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// An upgrade by `systemctl restart`, a crash, and a file that was edited meanwhile: connections that stand notice nothing,

@@ -27,7 +27,7 @@ use dataplane_core::{
     pipeline::{DropReason, Hook, Timeouts, Verdict},
     state::RemovalGuard,
 };
-use dataplane_testkit::{frames::Rng, require_kernel};
+use dataplane_testkit::{Raise, frames::Rng, require_kernel};
 use parking_lot::Mutex;
 
 use self::{
@@ -37,7 +37,7 @@ use self::{
 };
 use crate::{
     peers::{DatagramClient, LineClient, LineServer, SEED_VARIABLE, seed},
-    world::{Hooks, Raise, World, backend_port},
+    world::{Hooks, World, backend_port},
 };
 
 /// How long it goes on, in seconds.
