@@ -9,15 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Host, INGRESS, pins::PinFolder, small};
+use common::{Host, INGRESS, small};
 use dataplane_core::{
     abi::{InterfaceEntry, TestInput},
     event::{Dropped, Event, EventLosses, EventOptions, Opened},
     pipeline::{DropReason, Hook},
     tables::Store as _,
 };
-use dataplane_ebpf::{Builder, EbpfDataplane, EventReader, testing::TestDataplane};
-use dataplane_testkit::{fill::Filler, frames::Frame, require_kernel};
+use dataplane_ebpf::{Builder, EbpfDataplane, EventReader, PinDir, testing::TestDataplane};
+use dataplane_testkit::{fill::Filler, frames::Frame, pins::PinFolder, require_kernel};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 const SERVICE: &str = "203.0.113.10:53";
@@ -195,7 +195,7 @@ fn who_takes_over_says_anew_what_is_wanted() {
     require_kernel!();
     let folder = PinFolder::new("events");
     let mut world = World::new("pinned");
-    let pinned = || small().pins(folder.pins());
+    let pinned = || small().pins(PinDir::new(folder.edge()).unwrap());
     let first = world.open(pinned().events(EventOptions::default()));
     world.fill(&first);
     let old = first.events().unwrap();

@@ -14,7 +14,7 @@ use std::{
 };
 
 use aya::programs::{SchedClassifier, TcAttachType};
-use common::{EGRESS, Host, INGRESS, XDP, has_tcx, id, in_child, is_child, pins::PinFolder, seen};
+use common::{EGRESS, Host, INGRESS, XDP, has_tcx, id, in_child, is_child, seen};
 use dataplane_core::{
     abi::{ABI_VERSION, Setting, map},
     pipeline::Hook,
@@ -26,12 +26,17 @@ use dataplane_ebpf::{
 };
 use dataplane_testkit::{
     net::{Namespace, veth, wait_for},
+    pins::PinFolder,
     require_kernel,
 };
 
 /// Small tables, pinned.
+fn pins(folder: &PinFolder) -> PinDir {
+    PinDir::new(folder.edge()).unwrap()
+}
+
 fn pinned(folder: &PinFolder) -> Builder {
-    EbpfDataplane::builder().pins(folder.pins()).capacity(Capacity::small())
+    EbpfDataplane::builder().pins(pins(folder)).capacity(Capacity::small())
 }
 
 fn native() -> Uplink {
@@ -261,7 +266,7 @@ fn uplinks_and_hooks_follow_the_new_configuration() {
         }
     }
     PinDir::new(folder.edge()).unwrap();
-    host.host.run(|| folder.pins().remove(None)).unwrap();
+    host.host.run(|| pins(&folder).remove(None)).unwrap();
     assert_eq!(state(&host), before);
     assert_eq!(folder.names("."), [""; 0]);
 }
@@ -323,7 +328,7 @@ fn a_second_dataplane_is_refused_and_the_first_named() {
     let tables = plane.tables();
     plane.leave_attached().unwrap();
     assert!(refused(pinned(&folder)).0.is_some());
-    let removed = host.host.run(|| folder.pins().remove(None));
+    let removed = host.host.run(|| pins(&folder).remove(None));
     assert!(matches!(&removed, Err(Error::PinsHeld { .. })), "{removed:?}");
     drop(tables);
     let error = host.open(EbpfDataplane::builder().capacity(Capacity::small())).unwrap().leave_attached();
@@ -411,7 +416,7 @@ fn pins_that_do_not_fit_are_refused_and_stay() {
 
     // Somebody else's objects under our names, and none at all.
     let maps = folder.edge().join("maps");
-    let (ours, kept) = (maps.join(map::SERVICE_WORDS), folder.root.join("kept"));
+    let (ours, kept) = (maps.join(map::SERVICE_WORDS), folder.root().join("kept"));
     fs::rename(&ours, &kept).unwrap();
     assert_eq!(fault(&host, open()), (map::SERVICE_WORDS.into(), PinFault::Missing));
     let create = |name: &str, kind: &str, key: u32, value: u32, entries: u32, flags: u32| {
@@ -483,7 +488,7 @@ fn what_does_not_fit_can_be_taken_off() {
         let before = state(&host);
         drop(host.open(pinned(&folder).uplink(native().tc(tc))).unwrap());
         bpftool_set_version(&folder, ABI_VERSION + 7);
-        let remove = || host.host.run(|| folder.pins().remove(None));
+        let remove = || host.host.run(|| pins(&folder).remove(None));
         let stranger = folder.edge().join("stranger");
         let map = folder.edge().join("maps").join(map::SLOTS);
         fs::hard_link(&map, &stranger).or_else(|_| fs::rename(&map, &stranger)).unwrap();
@@ -596,12 +601,12 @@ fn a_directory_that_others_may_have_a_hand_in_is_refused() {
     assert_eq!(refused(), (edge.clone(), Distrust::Owner { owner: 65_534, own: 0 }));
     chown(&edge, Some(0), None).unwrap();
     // One above it, whose entries others could exchange.
-    fs::set_permissions(&folder.root, fs::Permissions::from_mode(0o777)).unwrap();
-    assert_eq!(refused(), (folder.root.clone(), Distrust::Writable { mode: 0o777 }));
-    fs::set_permissions(&folder.root, fs::Permissions::from_mode(0o755)).unwrap();
-    chown(&folder.root, Some(65_534), None).unwrap();
-    assert_eq!(refused(), (folder.root.clone(), Distrust::Owner { owner: 65_534, own: 0 }));
-    chown(&folder.root, Some(0), None).unwrap();
+    fs::set_permissions(folder.root(), fs::Permissions::from_mode(0o777)).unwrap();
+    assert_eq!(refused(), (folder.root().to_owned(), Distrust::Writable { mode: 0o777 }));
+    fs::set_permissions(folder.root(), fs::Permissions::from_mode(0o755)).unwrap();
+    chown(folder.root(), Some(65_534), None).unwrap();
+    assert_eq!(refused(), (folder.root().to_owned(), Distrust::Owner { owner: 65_534, own: 0 }));
+    chown(folder.root(), Some(0), None).unwrap();
     PinDir::new(&edge).unwrap();
     // What somebody does between looking and opening is seen when it is opened.
     let pins = PinDir::new(&edge).unwrap();
@@ -629,14 +634,14 @@ fn only_directories_of_our_making_go() {
     host.open(pinned(&folder)).unwrap().detach().unwrap();
     assert_eq!(folder.names("edge"), [""; 0]);
     assert_eq!(folder.names("."), ["edge"]);
-    let deep = || PinDir::new(folder.root.join("a/b/c")).unwrap();
+    let deep = || PinDir::new(folder.root().join("a/b/c")).unwrap();
     let open = || host.open(EbpfDataplane::builder().capacity(Capacity::small()).pins(deep())).unwrap();
     let plane = open();
     assert_eq!(folder.names("a/b/c"), ["made_3", "maps", "stages_1"]);
     plane.detach().unwrap();
     assert_eq!(folder.names("."), ["edge"]);
     let plane = open();
-    fs::create_dir(folder.root.join("a/theirs")).unwrap();
+    fs::create_dir(folder.root().join("a/theirs")).unwrap();
     plane.detach().unwrap();
     assert_eq!(folder.names("a"), ["theirs"]);
 }

@@ -3,17 +3,18 @@
 
 mod common;
 
-use common::{Host, XDP, id, pins::PinFolder};
+use common::{Host, XDP, id};
 use dataplane_core::tables::Capacity;
-use dataplane_ebpf::{EbpfDataplane, Uplink, XdpMode};
-use dataplane_testkit::{net::veth, require_kernel};
+use dataplane_ebpf::{EbpfDataplane, PinDir, Uplink, XdpMode};
+use dataplane_testkit::{net::veth, pins::PinFolder, require_kernel};
 
 #[test]
 fn what_came_back_is_pinned_in_place_of_what_went() {
     require_kernel!();
     let (host, folder) = (Host::new("back pinned"), PinFolder::new("back"));
     let open = || {
-        let builder = EbpfDataplane::builder().pins(folder.pins()).capacity(Capacity::small());
+        let builder =
+            EbpfDataplane::builder().pins(PinDir::new(folder.edge()).unwrap()).capacity(Capacity::small());
         host.open(builder.uplink(Uplink::named("uplink").xdp(XdpMode::Native))).unwrap()
     };
     // The arrays of tail calls are each run's own.

@@ -7,10 +7,10 @@ mod common;
 
 use std::ops::RangeInclusive;
 
-use common::{Host, in_child, is_child, pins::PinFolder, small};
+use common::{Host, in_child, is_child, small};
 use dataplane_core::{model::NatPorts, tables::Capacity};
-use dataplane_ebpf::{Builder, EbpfDataplane, Uplink, Warning};
-use dataplane_testkit::{net::veth, require_kernel};
+use dataplane_ebpf::{Builder, EbpfDataplane, PinDir, Uplink, Warning};
+use dataplane_testkit::{net::veth, pins::PinFolder, require_kernel};
 
 const RESERVED: &str = "net/ipv4/ip_local_reserved_ports";
 const OURS: RangeInclusive<u16> = 50_000..=50_099;
@@ -91,7 +91,8 @@ fn pins_keep_their_ports_from_those_beside_them() {
     require_kernel!();
     let (host, folder) = (with_other("pinned ports"), PinFolder::new("ports"));
     let open = |ports| {
-        let pinned = EbpfDataplane::builder().pins(folder.pins()).capacity(Capacity::small());
+        let pinned =
+            EbpfDataplane::builder().pins(PinDir::new(folder.edge()).unwrap()).capacity(Capacity::small());
         host.open(with(pinned, ports)).unwrap()
     };
     open(OURS).leave_attached().unwrap();

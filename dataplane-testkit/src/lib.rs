@@ -10,6 +10,7 @@
 //! | [`fill`] | tables filled by hand, for tests of packets alone |
 //! | [`maglev`] | Maglev tables made slowly and obviously, to hold the fast way to |
 //! | [`net`] | network namespaces joined by veth, sockets for scenarios, kernel counters, topologies |
+//! | [`pins`] | a directory for pins, gone with the test |
 //! | [`Raise`] | the end of threads that go on until then |
 #![deny(unsafe_code)]
 
@@ -20,6 +21,7 @@ pub mod fill;
 pub mod frames;
 pub mod maglev;
 pub mod net;
+pub mod pins;
 mod raise;
 pub mod witness;
 

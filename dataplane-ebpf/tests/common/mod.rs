@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it cannot go on")]
 
 pub mod kernel;
-pub mod pins;
 
 use std::{
     env,

@@ -44,9 +44,6 @@ mod neighbour;
 mod one_arm;
 mod others;
 mod peers;
-#[path = "../common/pins.rs"]
-mod pins;
-
 mod ports;
 mod removal;
 mod soak;

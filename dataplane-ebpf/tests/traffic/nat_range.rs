@@ -7,16 +7,16 @@ use dataplane_core::{
     pipeline::Timeouts,
     tables::Store as _,
 };
-use dataplane_ebpf::{Builder, EbpfDataplane, Error, PinFault, TcMode, Uplink, XdpMode};
+use dataplane_ebpf::{Builder, EbpfDataplane, Error, PinDir, PinFault, TcMode, Uplink, XdpMode};
 use dataplane_testkit::{
     net::{LoadBalancerTopology, wait_for},
+    pins::PinFolder,
     require_kernel,
 };
 
 use crate::{
     masquerade::cut_off,
     peers::DatagramClient,
-    pins::PinFolder,
     world::{Front, Hooks, PATIENCE, World},
 };
 
@@ -27,7 +27,10 @@ const BOTH: RangeInclusive<u16> = 50_000..=51_099;
 
 fn with_ports(builder: Builder, folder: &PinFolder, ports: RangeInclusive<u16>) -> Builder {
     let timeouts = Timeouts { udp_stream: 4_000, ..Timeouts::default() };
-    builder.pins(folder.pins()).nat_ports(NatPorts::new(ports).unwrap()).timeouts(timeouts)
+    builder
+        .pins(PinDir::new(folder.edge()).unwrap())
+        .nat_ports(NatPorts::new(ports).unwrap())
+        .timeouts(timeouts)
 }
 
 /// The ports that are given out.

@@ -28,15 +28,13 @@ use dataplane_ebpf::{EbpfDataplane, OBJECT_VARIABLE, PinDir, TcMode, Uplink, Xdp
 use dataplane_testkit::{
     Raise, child,
     net::{AddressPlan, HttpServer, LoadBalancerTopology, UdpEchoServer, http, wait_for},
+    pins::PinFolder,
     require_kernel,
 };
 
 use parking_lot::Mutex;
 
-use crate::{
-    pins::PinFolder,
-    world::{Front, Hooks, PATIENCE, World, backend_port},
-};
+use crate::world::{Front, Hooks, PATIENCE, World, backend_port};
 
 /// Connections that live from the beginning to the end.
 const LIVE: usize = 200;

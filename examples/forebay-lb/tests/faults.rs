@@ -273,6 +273,6 @@ fn no_connection_fails_whatever_happens() {
         assert!(ended.success() && !said.contains("panicked"), "{said}");
     });
     assert_eq!(balancer.run(|| end_of(with(&["--remove"]))).0, 0);
-    assert!(!page.pins.pins().exists());
+    assert!(!page.pins.edge().exists());
     assert_eq!(looks(balancer), before);
 }

@@ -9,10 +9,11 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use common::{Daemon, Files, LIMIT, PATIENCE, PinFolder, command, config, end_of, looks};
+use common::{Daemon, Files, LIMIT, PATIENCE, command, config, end_of, looks};
 use dataplane_testkit::{
     Raise,
     net::{AddressPlan, HttpServer, LoadBalancerTopology, Namespace, http, wait_for},
+    pins::PinFolder,
     require_kernel,
 };
 
@@ -33,7 +34,7 @@ fn what_is_kept_balances_on_and_is_taken_off_by_order() {
     let topology = LoadBalancerTopology::builder(1).build().unwrap();
     let (balancer, backend) = (&topology.balancer, &topology.backends[0]);
     let _server = HttpServer::start(&backend.namespace, "web", &backend.addresses.with_port(8080)).unwrap();
-    let pins = folder.pins().display().to_string();
+    let pins = folder.edge().display().to_string();
     let config = config("to-client, to-backend0") + &format!("pins: {pins}\n");
     let files = Files::new(&config, &services(&backend.addresses.v4.to_string()));
     let [vip, _] = AddressPlan::vip(0).with_port(80);
@@ -50,7 +51,7 @@ fn what_is_kept_balances_on_and_is_taken_off_by_order() {
 
     let (code, said) = balancer.run(|| end_of(with(&files, &["--remove"])));
     assert_eq!(code, 0, "{said}");
-    assert!(!folder.pins().exists());
+    assert!(!folder.edge().exists());
     assert_eq!(looks(balancer), before);
     ask().unwrap_err();
     // And once more: there is nothing.
@@ -59,7 +60,7 @@ fn what_is_kept_balances_on_and_is_taken_off_by_order() {
     // Without --keep it takes its pins along.
     let daemon = Daemon::start_as(balancer, with(&files, &[]));
     assert_eq!(ask().unwrap().body, b"web");
-    assert!(daemon.terminate().0.success() && !folder.pins().exists());
+    assert!(daemon.terminate().0.success() && !folder.edge().exists());
     assert_eq!(looks(balancer), before);
 }
 
@@ -69,7 +70,7 @@ fn one_pin_directory_has_one_daemon() {
     let folder = PinFolder::new("twice");
     let (host, files) =
         (Namespace::new("host").unwrap(), Files::new(&config("lo"), &services("198.51.100.1")));
-    let pins = folder.pins().display().to_string();
+    let pins = folder.edge().display().to_string();
     let first = Daemon::start_as(&host, with(&files, &["--pins", &pins]));
     let elsewhere = Files::new(&(config("lo") + "status: 127.0.0.1:9096\n"), &services("198.51.100.1"));
     for arguments in [&["--pins", &pins][..], &["--pins", &pins, "--keep"], &["--pins", &pins, "--remove"]] {
@@ -103,7 +104,7 @@ fn a_directory_that_can_hold_no_pins_is_named() {
     assert_eq!(looks(&host), before);
     // Tables of another size: named, and what to do; nothing is changed.
     let folder = PinFolder::new("size");
-    let pins = folder.pins().display().to_string();
+    let pins = folder.edge().display().to_string();
     assert!(Daemon::start_as(&host, with(&files, &["--pins", &pins, "--keep"])).terminate().0.success());
     let kept = looks(&host);
     files.configure("uplinks: [lo]\nservices: services.d\ncapacity: {conntrack: 2048}\n");
@@ -129,7 +130,7 @@ fn connections_outlive_restarts_and_crashes() {
     });
     let _servers: Vec<_> = servers.collect();
     let config =
-        config("to-client, to-backend0, to-backend1") + &format!("pins: {}\n", folder.pins().display());
+        config("to-client, to-backend0, to-backend1") + &format!("pins: {}\n", folder.edge().display());
     let [first, second] = [0, 1].map(|index: usize| topology.backends[index].addresses.v4);
     let both = services(&first.to_string()).replace("']", &format!("', '{second}:8080']"));
     let files = Files::new(&config, &both);
@@ -211,7 +212,7 @@ fn what_an_earlier_run_served_waits_until_its_removal_is_confirmed() {
         format!("services:\n{}", each.collect::<String>())
     };
     let files = Files::new(
-        &(config("lo") + &format!("pins: {}\n", folder.pins().display())),
+        &(config("lo") + &format!("pins: {}\n", folder.edge().display())),
         &services(&["a", "b", "c"]),
     );
     let fill = |status: &serde_json::Value| {
@@ -228,5 +229,5 @@ fn what_an_earlier_run_served_waits_until_its_removal_is_confirmed() {
     daemon.signal(rustix::process::Signal::USR1);
     daemon.wait_to_say("SIGUSR1: what an earlier run served, and no file names, is removed now");
     daemon.wait_for_status("it is gone", |status| status["held_back"].is_null() && fill(status) == 2);
-    assert!(daemon.terminate().0.success() && !folder.pins().exists());
+    assert!(daemon.terminate().0.success() && !folder.edge().exists());
 }

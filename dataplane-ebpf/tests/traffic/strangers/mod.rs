@@ -13,13 +13,13 @@ use dataplane_core::model::Protocol;
 use dataplane_ebpf::{Order, TcMode, Uplink, XdpMode};
 use dataplane_testkit::{
     net::{AddressPlan, Interface, UdpEchoServer, wait_for},
+    pins::PinFolder,
     require_kernel,
 };
 
 use crate::{
     kernel,
     others::refusal,
-    pins::PinFolder,
     world::{Front, Hooks, PATIENCE, World, ask, backend_port},
 };
 
@@ -75,7 +75,7 @@ struct Stranger {
 
 impl Stranger {
     fn at(spot: Spot, direction: TcAttachType, interface: &Interface, folder: &PinFolder) -> Self {
-        let path = folder.root.join(format!("{direction:?}-{spot:?}").replace(['(', ')'], ""));
+        let path = folder.root().join(format!("{direction:?}-{spot:?}").replace(['(', ')'], ""));
         let program = CensusProgram::load(spot == Spot::Xdp, &path).unwrap();
         let name = interface.name();
         let mut stranger = Self { spot, program, _tc: None, _xdp: None };

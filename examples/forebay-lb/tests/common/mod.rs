@@ -261,35 +261,3 @@ impl Held {
         self.programs.is_disjoint(&programs) && self.links.is_disjoint(&links)
     }
 }
-
-/// A directory of the test's own in the bpffs, which is mounted if it is not.
-pub struct PinFolder(PathBuf);
-
-impl PinFolder {
-    pub fn new(label: &str) -> Self {
-        const BPFFS: &str = "/sys/fs/bpf";
-        let mounts = fs::read_to_string("/proc/mounts").unwrap();
-        if !mounts.lines().any(|line| line.split(' ').nth(1) == Some(BPFFS)) {
-            let mount = child::output(Command::new("mount").args(["-t", "bpf", "none", BPFFS]), LIMIT);
-            assert!(mount.as_ref().is_ok_and(|output| output.status.success()), "{mount:?}");
-        }
-        let path = Path::new(BPFFS).join(format!("forebay-lb-test-{}-{label}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    /// The pin directory, which is not there yet.
-    pub fn pins(&self) -> PathBuf {
-        self.0.join("edge")
-    }
-}
-
-impl Drop for PinFolder {
-    fn drop(&mut self) {
-        // A pin that goes takes its link along.
-        let removed = fs::remove_dir_all(&self.0);
-        if !std::thread::panicking() {
-            removed.unwrap();
-        }
-    }
-}

@@ -6,10 +6,13 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use dataplane_testkit::net::{AddressPlan, BackendLinks, HttpServer, LoadBalancerTopology, http};
+use dataplane_testkit::{
+    net::{AddressPlan, BackendLinks, HttpServer, LoadBalancerTopology, http},
+    pins::PinFolder,
+};
 use serde_json::Value;
 
-use super::{Files, PATIENCE, PinFolder};
+use super::{Files, PATIENCE};
 
 const PAGE: &str = include_str!("../../../../docs/bare-metal.md");
 
@@ -39,7 +42,7 @@ impl Page {
         let config = block("/etc/forebay/forebay-lb.yaml");
         let config = config.replace("eth0", "to-client").replace("eth1", "to-backends");
         let pins = PinFolder::new(label);
-        let config = config.replace("/sys/fs/bpf/forebay", &pins.pins().display().to_string());
+        let config = config.replace("/sys/fs/bpf/forebay", &pins.edge().display().to_string());
         // So that a connection that ended is soon forgotten.
         let config = config.replace("timeouts: {", "timeouts: {tcp_closing: 3, ");
         let services = block("/etc/forebay/services.d/web.yaml");
