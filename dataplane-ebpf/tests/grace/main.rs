@@ -5,6 +5,8 @@
 //! (`bpf_test_run` in net/bpf/test_run.c).
 #![allow(clippy::unwrap_used, reason = "a test panics where it cannot go on")]
 
+#[path = "../common/bpf.rs"]
+mod bpf;
 #[path = "../common/mod.rs"]
 mod common;
 mod program;

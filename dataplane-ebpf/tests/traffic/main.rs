@@ -31,6 +31,8 @@ mod addresses;
 mod affinity;
 mod answers;
 mod balance;
+#[path = "../common/bpf.rs"]
+mod bpf;
 mod conntrack;
 mod errors;
 mod flood;

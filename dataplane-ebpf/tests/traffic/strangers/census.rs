@@ -1,19 +1,11 @@
 //! A program of somebody else's: it counts packets by what they are, and hands each on.
-#![allow(unsafe_code)]
 
-use std::{
-    collections::BTreeMap,
-    ffi::CString,
-    fmt, io,
-    os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-        unix::ffi::OsStrExt as _,
-    },
-    path::Path,
-};
+use std::{collections::BTreeMap, fmt, io, os::fd::AsRawFd as _, path::Path};
 
 use aya::maps::{HashMap, Map, MapData};
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_map_type, bpf_prog_type};
+use aya_obj::generated::{bpf_insn, bpf_prog_type};
+
+use crate::bpf::{self, instruction};
 
 /// What a packet is, as far as the program tells packets apart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,16 +43,11 @@ pub struct CensusProgram {
 impl CensusProgram {
     /// Loads one for tc or, where `xdp`, for XDP, and pins it at `path`.
     pub fn load(xdp: bool, path: &Path) -> io::Result<Self> {
-        let map = create_map()?;
-        let program = load(xdp, &instructions(xdp, map.as_raw_fd()))?;
-        let path = CString::new(path.as_os_str().as_bytes())?;
-        let mut attributes = zeroed();
-        // SAFETY: the member of BPF_OBJ_PIN, integers all; every bit pattern is valid.
-        let pin = unsafe { &mut attributes.__bindgen_anon_4 };
-        pin.pathname = path.as_ptr() as u64;
-        pin.bpf_fd = program.as_raw_fd() as u32;
-        // SAFETY: the pointer is to a live text that ends with 0.
-        unsafe { bpf(bpf_cmd::BPF_OBJ_PIN, &mut attributes) }?;
+        let map = bpf::hash_map(size_of::<u64>() as u32, size_of::<u64>() as u32, KINDS)?;
+        let kind =
+            if xdp { bpf_prog_type::BPF_PROG_TYPE_XDP } else { bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS };
+        let program = bpf::load(kind, &instructions(xdp, map.as_raw_fd()))?;
+        bpf::pin(program, path)?;
         let map = MapData::from_fd(map).map_err(io::Error::other)?;
         Ok(Self { map: HashMap::try_from(Map::HashMap(map)).map_err(io::Error::other)? })
     }
@@ -127,8 +114,7 @@ struct Assembler {
 
 impl Assembler {
     fn op(&mut self, code: u8, destination: u8, source: u8, off: i16, imm: i32) {
-        let registers = bpf_insn::new_bitfield_1(destination, source);
-        self.code.push(bpf_insn { code, _bitfield_align_1: [], _bitfield_1: registers, off, imm });
+        self.code.push(instruction(code, destination, source, off, imm));
     }
 
     fn jump(&mut self, code: u8, register: u8, imm: i32, to: &'static str) {
@@ -182,62 +168,4 @@ impl Assembler {
         }
         self.code
     }
-}
-
-fn create_map() -> io::Result<OwnedFd> {
-    let mut attributes = zeroed();
-    // SAFETY: the member of BPF_MAP_CREATE, integers all; every bit pattern is valid.
-    let create = unsafe { &mut attributes.__bindgen_anon_1 };
-    create.map_type = bpf_map_type::BPF_MAP_TYPE_HASH as u32;
-    create.key_size = size_of::<u64>() as u32;
-    create.value_size = size_of::<u64>() as u32;
-    create.max_entries = KINDS;
-    // SAFETY: no pointer in the attributes of this command.
-    let fd = unsafe { bpf(bpf_cmd::BPF_MAP_CREATE, &mut attributes) }?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-fn load(xdp: bool, instructions: &[bpf_insn]) -> io::Result<OwnedFd> {
-    let mut log = vec![0u8; 1 << 16];
-    let mut attributes = zeroed();
-    // SAFETY: the member of BPF_PROG_LOAD, integers all; every bit pattern is valid.
-    let load = unsafe { &mut attributes.__bindgen_anon_3 };
-    let kind = if xdp { bpf_prog_type::BPF_PROG_TYPE_XDP } else { bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS };
-    load.prog_type = kind as u32;
-    load.insn_cnt = instructions.len() as u32;
-    load.insns = instructions.as_ptr() as u64;
-    load.license = c"GPL".as_ptr() as u64;
-    load.log_level = 1;
-    load.log_size = log.len() as u32;
-    load.log_buf = log.as_mut_ptr() as u64;
-    // SAFETY: the pointers are to live memory of the lengths given.
-    match unsafe { bpf(bpf_cmd::BPF_PROG_LOAD, &mut attributes) } {
-        // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
-        Ok(fd) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        Err(error) => {
-            let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
-            Err(io::Error::other(format!("{error}: {}", String::from_utf8_lossy(&log[..end]))))
-        }
-    }
-}
-
-fn zeroed() -> bpf_attr {
-    // SAFETY: a union of structs of integers: all zeroes are a valid value of each.
-    unsafe { std::mem::zeroed() }
-}
-
-/// # Safety
-/// Every pointer in `attributes` must be valid for what the command reads and writes there.
-unsafe fn bpf(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<i32> {
-    // SAFETY: the first pointer is to a live bpf_attr of the size given; the caller answers for those inside.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command as libc::c_long,
-            std::ptr::from_mut(attributes),
-            size_of::<bpf_attr>(),
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }
