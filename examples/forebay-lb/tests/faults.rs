@@ -9,14 +9,13 @@ use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
     ops::ControlFlow,
-    process::Command,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
-use common::{Daemon, LIMIT, PATIENCE, command, end_of, looks, page::Page};
+use common::{Daemon, LIMIT, PATIENCE, end_of, looks, page::Page, with};
 use dataplane_testkit::{
     Raise,
     frames::{Frame, Rng, flags},
@@ -126,12 +125,7 @@ fn no_connection_fails_whatever_happens() {
     let (balancer, client) = (&page.topology.balancer, &page.topology.client);
     let addresses = AddressPlan::vip(0).with_port(80);
     let before = looks(balancer);
-    let with = |arguments: &[&str]| -> Command {
-        let mut command = command(arguments);
-        command.arg("--config").arg(page.files.config());
-        command
-    };
-    let start = || Daemon::start_as(balancer, with(&["--keep"]));
+    let start = || Daemon::start_as(balancer, with(&page.files, &["--keep"]));
 
     let (enough, asked) = (AtomicBool::new(false), [const { AtomicU64::new(0) }; 2]);
     let failures = Mutex::new(Vec::new());
@@ -272,7 +266,7 @@ fn no_connection_fails_whatever_happens() {
         let (ended, said) = daemon.terminate();
         assert!(ended.success() && !said.contains("panicked"), "{said}");
     });
-    assert_eq!(balancer.run(|| end_of(with(&["--remove"]))).0, 0);
+    assert_eq!(balancer.run(|| end_of(with(&page.files, &["--remove"]))).0, 0);
     assert!(!page.pins.edge().exists());
     assert_eq!(looks(balancer), before);
 }

@@ -5,23 +5,16 @@ mod common;
 
 use std::{
     ops::ControlFlow,
-    process::Command,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use common::{Daemon, Files, LIMIT, PATIENCE, command, config, end_of, looks};
+use common::{Daemon, Files, LIMIT, PATIENCE, config, end_of, looks, with};
 use dataplane_testkit::{
     Raise,
     net::{AddressPlan, HttpServer, LoadBalancerTopology, Namespace, http, wait_for},
     pins::PinFolder,
     require_kernel,
 };
-
-fn with(files: &Files, arguments: &[&str]) -> Command {
-    let mut command = command(arguments);
-    command.arg("--config").arg(files.config());
-    command
-}
 
 fn services(backend: &str) -> String {
     format!("services:\n- {{name: web, address: 203.0.113.10, port: 80, backends: ['{backend}:8080']}}\n")

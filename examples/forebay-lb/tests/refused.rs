@@ -5,7 +5,7 @@ mod common;
 
 use std::{fs, net::TcpListener, process::Command};
 
-use common::{Daemon, Files, STATUS, command, config, end_of, looks};
+use common::{Daemon, Files, STATUS, command, config, end_of, looks, with};
 use dataplane_testkit::{
     net::{Namespace, veth},
     require_kernel,
@@ -17,15 +17,9 @@ const SERVICES: &str =
 /// Starts it in vain, in this namespace: its exit code and its last words. Nothing of it may be left there.
 fn in_vain(host: &Namespace, files: &Files) -> (i32, String) {
     let before = looks(host);
-    let result = host.run(|| end_of(with(files)));
+    let result = host.run(|| end_of(with(files, &[])));
     assert_eq!(looks(host), before, "{result:?}");
     result
-}
-
-fn with(files: &Files) -> Command {
-    let mut command = command(&["--config"]);
-    command.arg(files.config());
-    command
 }
 
 /// All that must be said, in one message.
@@ -42,11 +36,7 @@ fn assert_says((code, said): &(i32, String), expected: i32, parts: &[&str]) {
 #[test]
 fn check_tells_good_files_from_bad_ones_and_touches_nothing() {
     let files = Files::new(&config("eth0, eth1"), SERVICES);
-    let check = || {
-        let mut command = with(&files);
-        command.arg("--check");
-        end_of(command)
-    };
+    let check = || end_of(with(&files, &["--check"]));
     assert_says(&check(), 0, &["good: 1 services with 1 frontends and 1 backends in ", " on eth0, eth1"]);
     files.serve("services:\n- {name: web, port: http}\n");
     let services = files.services().display().to_string();

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Daemon, Files, LIMIT, PATIENCE, STATUS, command, config};
+use common::{Daemon, Files, LIMIT, PATIENCE, STATUS, config, with};
 use dataplane_testkit::{
     net::{Namespace, http, wait_for},
     require_kernel,
@@ -175,8 +175,8 @@ fn the_supervisor_is_told() {
     let path = files.path().join("notify");
     let supervisor = UnixDatagram::bind(&path).unwrap();
     supervisor.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let mut command = command(&["--config"]);
-    command.arg(files.config()).env("NOTIFY_SOCKET", &path);
+    let mut command = with(&files, &[]);
+    command.env("NOTIFY_SOCKET", &path);
     let daemon = Daemon::start_as(&host, command);
     let told = || {
         let mut message = [0; 256];

@@ -83,6 +83,13 @@ pub fn command(arguments: &[&str]) -> Command {
     command
 }
 
+/// The same, with these files.
+pub fn with(files: &Files, arguments: &[&str]) -> Command {
+    let mut command = command(arguments);
+    command.arg("--config").arg(files.config());
+    command
+}
+
 /// Runs it to its end: the exit code, and what it said.
 pub fn end_of(mut command: Command) -> (i32, String) {
     let output = child::output(&mut command, LIMIT).unwrap();
@@ -101,9 +108,7 @@ pub struct Daemon<'h> {
 impl<'h> Daemon<'h> {
     /// Starts it, and waits until it serves.
     pub fn start(host: &'h Namespace, files: &Files) -> Self {
-        let mut command = command(&["--config"]);
-        command.arg(files.config());
-        Self::start_as(host, command)
+        Self::start_as(host, with(files, &[]))
     }
 
     pub fn start_as(host: &'h Namespace, command: Command) -> Self {
