@@ -22,9 +22,12 @@ const REMEMBERED: usize = 4096;
 /// Clients to whom no route leads back.
 const UNREACHABLE: [&str; 2] = ["198.51.100.131", "2001:db8:21::1"];
 
+/// A packet that was translated: its new source and destination, its protocol, and the interface where it arrived.
+type Translated = (SocketAddr, SocketAddr, u8, u32);
+
 pub struct Traffic {
-    /// Where translated packets went: their new tuple, and where they had arrived.
-    forwarded: Vec<(SocketAddr, SocketAddr, u8, u32)>,
+    /// Where translated packets went; a ring, once it is full.
+    forwarded: Vec<Translated>,
     oldest: usize,
     ports: [Port; 4],
     /// Parts of packets of which some are under way: the hook and the interface where they arrive.
@@ -169,13 +172,24 @@ impl Traffic {
         (hook, interface, bytes)
     }
 
+    /// So many of what was translated last, the newest first.
+    fn newest(&self, count: usize) -> impl Iterator<Item = &Translated> {
+        let length = self.forwarded.len();
+        let newest = self.oldest + length - 1;
+        (0..length.min(count)).map(move |back| &self.forwarded[(newest - back) % length])
+    }
+
+    /// One of so many of what was translated last.
+    fn lately(&self, count: usize, rng: &mut Rng) -> &Translated {
+        let (length, reach) = (self.forwarded.len(), self.forwarded.len().min(count));
+        &self.forwarded[(self.oldest + length - 1 - rng.below(reach)) % length]
+    }
+
     /// What a backend answers, and where its client's packet had arrived.
     fn answer(&self, rng: &mut Rng) -> (Frame, u32) {
         let stop = self.ports[3].index;
-        let rare = |entry: &&(SocketAddr, SocketAddr, u8, u32)| entry.3 == stop || is_unreachable(entry.0);
-        let newest = self.oldest + self.forwarded.len() - 1;
-        let lately = (0..self.forwarded.len().min(600))
-            .map(|back| &self.forwarded[(newest - back) % self.forwarded.len()]);
+        let rare = |entry: &&Translated| entry.3 == stop || is_unreachable(entry.0);
+        let lately = self.newest(600);
         // Those are few: clients where nothing is forwarded, and those to whom no route leads.
         let rare = if rng.chance(8) { lately.filter(rare).nth(rng.below(4)) } else { None };
         let &(source, destination, protocol, arrived) = rare.unwrap_or_else(|| rng.pick(&self.forwarded));
@@ -186,13 +200,12 @@ impl Traffic {
     fn error(&self, rng: &mut Rng) -> (Frame, u32) {
         let stop = self.ports[3].index;
         // Of the last few hundred, whose flows live.
-        let newest = self.oldest + self.forwarded.len() - 1;
-        let reach = self.forwarded.len().min(300);
-        let picks: Vec<_> =
-            (0..12).map(|_| self.forwarded[(newest - rng.below(reach)) % self.forwarded.len()]).collect();
-        // Those are few.
-        let of_the_stop = picks.iter().find(|(.., arrived)| *arrived == stop).filter(|_| rng.chance(50));
-        let (source, destination, protocol, interface) = *of_the_stop.unwrap_or(&picks[0]);
+        let entry = self.lately(300, rng);
+        // Clients' packets where nothing is forwarded are few, and half of those are of the other family.
+        let of_the_stop = |entry: &&Translated| entry.3 == stop && !is_virtual(entry.0);
+        let rare =
+            if rng.chance(15) { self.newest(1000).filter(of_the_stop).nth(rng.below(6)) } else { None };
+        let &(source, destination, protocol, interface) = rare.unwrap_or(entry);
         let mut quoted = packet(source, destination, protocol, rng);
         if rng.chance(20) {
             disturb(&mut quoted, rng);
@@ -220,6 +233,11 @@ impl Traffic {
         let frame = Frame::icmp(reporter, to, kind, rng.below(5) as u8, rng.draw() as u32 & 0xffff);
         (frame.payload(&quote), interface)
     }
+}
+
+/// Whether this is a virtual address: whoever sends from there answers.
+fn is_virtual(address: SocketAddr) -> bool {
+    FRONTENDS.iter().flat_map(|of_family| of_family.iter()).any(|frontend| address.to_string() == *frontend)
 }
 
 /// Whether this is a client's address to which no route leads back.
