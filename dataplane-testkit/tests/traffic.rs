@@ -1,7 +1,7 @@
 //! The servers and clients for scenarios: against each other, and against plain sockets.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::ops::ControlFlow;
 use std::thread;
@@ -81,6 +81,35 @@ fn a_download_keeps_to_its_rate() {
         .run(|| http::download_with(address, 50_000, Some(100_000), LONG, |_| ControlFlow::Continue(())))
         .unwrap();
     assert!(transfer.elapsed >= Duration::from_millis(490), "{transfer:?}");
+}
+
+/// However long it takes in all, and no longer than that in silence.
+#[test]
+fn a_download_that_goes_on_has_a_limit_on_silence() {
+    require_kernel!();
+    let (ns, server) = web();
+    let (address, patience, started) = (server.addresses()[0], 3 * SECOND, Instant::now());
+    let go_on = |_| {
+        let longer = started.elapsed() > patience + SECOND;
+        if longer { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let transfer = ns.run(|| http::download_while(address, 50, patience, go_on)).unwrap();
+    assert!(transfer.elapsed > patience && transfer.bytes < 1_000, "{transfer:?}");
+
+    let mut bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\n".to_vec();
+    bytes.extend(ns.run(|| http::get(address, "/bytes/100", SECOND)).unwrap().body);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::scope(|scope| {
+        let client =
+            scope.spawn(move || http::download_while(address, 50, SECOND, |_| ControlFlow::Continue(())));
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(&bytes).unwrap();
+        // It stays open.
+        let error = client.join().unwrap().unwrap_err();
+        let HttpError::Broken { bytes: 100, elapsed, source, .. } = error else { panic!("{error}") };
+        assert!(source.kind() == ErrorKind::TimedOut && elapsed >= SECOND, "{source} after {elapsed:?}");
+    });
 }
 
 /// A server that sends `answer` to its first connection and closes it.

@@ -10,10 +10,11 @@ use std::{
 };
 
 use common::{
-    Daemon, Held, LIMIT, PATIENCE, looks,
+    Daemon, Held, LIMIT, PATIENCE, SILENCE, looks,
     page::{Page, others},
 };
 use dataplane_testkit::{
+    Raise,
     net::{AddressPlan, http, wait_for},
     require_kernel,
 };
@@ -39,9 +40,10 @@ fn the_documented_set_up_serves_is_edited_and_leaves_nothing_behind() {
         if enough.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let host = std::thread::scope(|scope| {
-        let downloading = scope.spawn(|| {
-            page.topology.client.run(|| http::download_with(v4, 1 << 30, Some(1 << 20), LIMIT * 5, go_on))
-        });
+        // Whatever fails here, it ends.
+        let _at_the_end = Raise(&enough);
+        let downloading =
+            scope.spawn(|| page.topology.client.run(|| http::download_while(v4, 1 << 20, SILENCE, go_on)));
         let status = daemon.wait_for_status("the download has a backend", |status| {
             page.flows(status).iter().sum::<u64>() == 1
         });

@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use common::{Daemon, Files, LIMIT, PATIENCE, config, end_of, looks, with};
+use common::{Daemon, Files, LIMIT, PATIENCE, SILENCE, config, end_of, looks, with};
 use dataplane_testkit::{
     Raise,
     net::{AddressPlan, HttpServer, LoadBalancerTopology, Namespace, http, wait_for},
@@ -140,11 +140,7 @@ fn connections_outlive_restarts_and_crashes() {
             if enough.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let downloads: Vec<_> = (0..8)
-            .map(|_| {
-                scope.spawn(move || {
-                    client.run(|| http::download_with(vip, 1 << 30, Some(1 << 18), LIMIT * 5, go_on))
-                })
-            })
+            .map(|_| scope.spawn(move || client.run(|| http::download_while(vip, 1 << 18, SILENCE, go_on))))
             .collect();
         let requests = scope.spawn(|| {
             while !enough.load(Ordering::Relaxed) {

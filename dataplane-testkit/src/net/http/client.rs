@@ -1,4 +1,4 @@
-//! Client functions: one connection each, one limit of time for all of it.
+//! Client functions: one connection each, and a limit of time: for all of it, or where that is said for each silence on it.
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -101,9 +101,31 @@ pub fn download_with(
     length: u64,
     rate: Option<u64>,
     timeout: Duration,
+    progress: impl FnMut(u64) -> ControlFlow<()>,
+) -> Result<Transfer, HttpError> {
+    receive(Exchange::begin(address, timeout)?, length, rate, None, progress)
+}
+
+/// Downloads for as long as `progress` lets it go on, however long that is, at most `rate` bytes a second, and fails where
+/// no byte arrives for `patience`; the first one may take so long from the beginning. Otherwise as [`download_with`].
+pub fn download_while(
+    address: SocketAddr,
+    rate: u64,
+    patience: Duration,
+    progress: impl FnMut(u64) -> ControlFlow<()>,
+) -> Result<Transfer, HttpError> {
+    receive(Exchange::begin(address, patience)?, u64::MAX, Some(rate), Some(patience), progress)
+}
+
+/// The rest of a download. `patience`: each byte that arrives gives the next one so long.
+fn receive(
+    mut exchange: Exchange,
+    length: u64,
+    rate: Option<u64>,
+    patience: Option<Duration>,
     mut progress: impl FnMut(u64) -> ControlFlow<()>,
 ) -> Result<Transfer, HttpError> {
-    let mut exchange = Exchange::begin(address, timeout)?;
+    let address = exchange.address;
     let rate = rate.map(|rate| format!("?rate={rate}")).unwrap_or_default();
     exchange.send(&format!(
         "GET /bytes/{length}{rate} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
@@ -123,6 +145,9 @@ pub fn download_with(
         }
         if progress(verifier.length()).is_break() {
             break;
+        }
+        if let Some(patience) = patience {
+            exchange.give_another(patience);
         }
     }
     Ok(Transfer { bytes: verifier.length(), elapsed: exchange.started.elapsed() })
@@ -150,7 +175,7 @@ pub fn upload(address: SocketAddr, length: u64, timeout: Duration) -> Result<Tra
     Ok(Transfer { bytes: length, elapsed: exchange.started.elapsed() })
 }
 
-/// One connection with one limit for everything on it.
+/// One connection with one limit for everything on it, which may be put off.
 struct Exchange {
     address: SocketAddr,
     stream: BufReader<Limited>,
@@ -169,6 +194,11 @@ impl Exchange {
             .map_err(|source| HttpError::Connect { address, elapsed: started.elapsed(), source })?;
         let limited = Limited { stream, deadline: started + timeout };
         Ok(Self { address, stream: BufReader::with_capacity(64 * 1024, limited), started, bytes: 0 })
+    }
+
+    /// Ends it so long from now instead, unless something arrives.
+    fn give_another(&mut self, patience: Duration) {
+        self.stream.get_mut().deadline = Instant::now() + patience;
     }
 
     fn send(&mut self, head: &str) -> Result<(), HttpError> {

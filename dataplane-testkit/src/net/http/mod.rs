@@ -13,5 +13,5 @@ mod client;
 mod head;
 mod server;
 
-pub use client::{HttpError, Response, Transfer, download, download_with, get, upload};
+pub use client::{HttpError, Response, Transfer, download, download_while, download_with, get, upload};
 pub use server::HttpServer;

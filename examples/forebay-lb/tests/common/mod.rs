@@ -26,6 +26,9 @@ pub const LIMIT: Duration = child::LIMIT;
 /// A request may take so long.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
+/// A transfer that goes on may hear nothing for so long.
+pub const SILENCE: Duration = Duration::from_secs(30);
+
 /// Where status is served in each of the namespaces.
 pub const STATUS: &str = "127.0.0.1:9095";
 
