@@ -10,7 +10,7 @@ use std::{
     time::SystemTime,
 };
 
-use common::{Daemon, Files, LIMIT, PATIENCE, command, config};
+use common::{Daemon, Files, LIMIT, PATIENCE, config, with};
 use dataplane_testkit::{
     net::{AddressPlan, LoadBalancerTopology},
     require_kernel,
@@ -51,9 +51,7 @@ impl World {
     }
 
     fn command(&self) -> Command {
-        let mut command = command(&["--log-flows", "--config"]);
-        command.arg(self.files.config());
-        command
+        with(&self.files, &["--log-flows"])
     }
 
     fn daemon(&self) -> Daemon<'_> {
@@ -101,7 +99,6 @@ fn now() -> f64 {
 }
 
 fn a_connection_is_told_as_its_sockets_know_it(masquerade: &str) {
-    require_kernel!();
     let world = World::new(masquerade);
     let listener = world.listen();
     let daemon = world.daemon();
@@ -151,11 +148,13 @@ fn a_connection_is_told_as_its_sockets_know_it(masquerade: &str) {
 
 #[test]
 fn a_masqueraded_connection_is_told_as_its_sockets_know_it() {
+    require_kernel!();
     a_connection_is_told_as_its_sockets_know_it("always");
 }
 
 #[test]
 fn a_connection_that_keeps_its_source_is_told_as_its_sockets_know_it() {
+    require_kernel!();
     a_connection_is_told_as_its_sockets_know_it("never");
 }
 
