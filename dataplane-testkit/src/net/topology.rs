@@ -189,8 +189,8 @@ impl LoadBalancerTopologyBuilder {
         self
     }
 
-    /// Makes ready for XDP at the balancer: the hosts finish their checksums themselves (no TX checksum offload, hence no
-    /// segmentation offload), and take redirected frames (GRO on).
+    /// Makes ready for XDP at the balancer: the hosts, and the switch, finish their checksums themselves (no TX checksum offload,
+    /// hence no segmentation offload), and take redirected frames (GRO on).
     pub fn for_xdp(mut self) -> Self {
         self.for_xdp = true;
         self
@@ -272,9 +272,11 @@ impl LoadBalancerTopologyBuilder {
             if let Some(mtu) = self.mtu {
                 port.set_mtu(mtu)?;
             }
-            // The bridge hands frames on as they are: with XDP behind it, its ports must take redirected frames too.
+            // The bridge hands frames on as they are: with XDP behind it, its ports must take redirected frames too. What GRO
+            // has put together there has unfinished checksums when it is taken apart again: they are finished then.
             if self.for_xdp {
                 port.set_offload(Offload::Gro, true)?;
+                port.set_offload(Offload::TxChecksum, false)?;
             }
             Ok::<_, NetError>(end)
         };
