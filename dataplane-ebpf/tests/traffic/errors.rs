@@ -54,12 +54,11 @@ impl Far {
 }
 
 /// A backend that has nobody at its port says so, and a client hears it from the address that it asked.
-fn check_closed_port(hooks: Hooks) {
-    let world = World::new(hooks);
+pub fn check_closed_port(world: &World, client: &Namespace) {
     for front in [Front::UDP_V4, Front::UDP_V6] {
         let address = world.net.backends[0].addresses.both()[usize::from(front.v6)];
         world.balance(front, [Backend::new(address, 9).unwrap()]);
-        let error = world.net.client.run(|| {
+        let error = client.run(|| {
             let client = UdpClient::connect(front.virtual_address()).unwrap();
             client.exchange(b"who?", PATIENCE).unwrap_err()
         });
@@ -75,13 +74,15 @@ fn check_closed_port(hooks: Hooks) {
 #[test]
 fn tcx_tells_a_client_of_a_closed_port() {
     require_kernel!();
-    check_closed_port(Hooks::Tcx);
+    let world = World::new(Hooks::Tcx);
+    check_closed_port(&world, &world.net.client);
 }
 
 #[test]
 fn xdp_tells_a_client_of_a_closed_port() {
     require_kernel!();
-    check_closed_port(Hooks::Xdp);
+    let world = World::new(Hooks::Xdp);
+    check_closed_port(&world, &world.net.client);
 }
 
 /// The source stays, or is the balancer's own: then backends know no way to clients.
@@ -96,33 +97,31 @@ pub fn world_of(hooks: Hooks, masquerade: Masquerade) -> World {
     world
 }
 
-/// A router behind the clients says that a backend's segments are too big.
-fn check_narrow_client(hooks: Hooks, masquerade: Masquerade) {
-    let world = world_of(hooks, masquerade);
-    let far = Far::behind(&world.net.client, world.net.client_addresses.both(), &world);
+/// A router among the clients says that a backend's segments are too big for whoever is behind it.
+pub fn check_narrow_client(world: &World, router: &Namespace, addresses: [IpAddr; 2]) {
+    let far = Far::behind(router, addresses, world);
     for front in Front::TCP {
         world.balance(front, [world.backend(front, 0)]);
         let down = far.host.run(|| http::download(front.virtual_address(), LENGTH, PATIENCE).unwrap());
         assert_eq!(down.bytes, LENGTH, "{}", front.name());
     }
-    assert_told(&world.net.backends[0].namespace, &world);
+    assert_told(&world.net.backends[0].namespace, world);
 }
 
 /// A router before a backend says that a client's segments are too big.
-fn check_narrow_backend(hooks: Hooks, masquerade: Masquerade) {
-    let world = world_of(hooks, masquerade);
+pub fn check_narrow_backend(world: &World, client: &Namespace) {
     let router = &world.net.backends[0];
-    let far = Far::behind(&router.namespace, router.addresses.both(), &world);
+    let far = Far::behind(&router.namespace, router.addresses.both(), world);
     let port = backend_port(Protocol::Tcp);
     let addresses = far.addresses.map(|address| (address, port).into());
     let _server = HttpServer::start(&far.host, "far", &addresses).unwrap();
     for front in Front::TCP {
         let backend = far.addresses[usize::from(front.v6)];
         world.balance(front, [Backend::new(backend, port).unwrap()]);
-        let up = world.net.client.run(|| http::upload(front.virtual_address(), LENGTH, PATIENCE).unwrap());
+        let up = client.run(|| http::upload(front.virtual_address(), LENGTH, PATIENCE).unwrap());
         assert_eq!(up.bytes, LENGTH, "{}", front.name());
     }
-    assert_told(&world.net.client, &world);
+    assert_told(client, world);
 }
 
 /// The sender heard it, of both families; else the transfer was not what these tests are about.
@@ -141,7 +140,8 @@ fn assert_told(sender: &Namespace, world: &World) {
 fn tcx_carries_word_of_a_narrow_link_to_a_backend() {
     require_kernel!();
     for masquerade in MASQUERADES {
-        check_narrow_client(Hooks::Tcx, masquerade);
+        let world = world_of(Hooks::Tcx, masquerade);
+        check_narrow_client(&world, &world.net.client, world.net.client_addresses.both());
     }
 }
 
@@ -149,7 +149,8 @@ fn tcx_carries_word_of_a_narrow_link_to_a_backend() {
 fn xdp_carries_word_of_a_narrow_link_to_a_backend() {
     require_kernel!();
     for masquerade in MASQUERADES {
-        check_narrow_client(Hooks::Xdp, masquerade);
+        let world = world_of(Hooks::Xdp, masquerade);
+        check_narrow_client(&world, &world.net.client, world.net.client_addresses.both());
     }
 }
 
@@ -157,7 +158,8 @@ fn xdp_carries_word_of_a_narrow_link_to_a_backend() {
 fn tcx_carries_word_of_a_narrow_link_to_a_client() {
     require_kernel!();
     for masquerade in MASQUERADES {
-        check_narrow_backend(Hooks::Tcx, masquerade);
+        let world = world_of(Hooks::Tcx, masquerade);
+        check_narrow_backend(&world, &world.net.client);
     }
 }
 
@@ -165,6 +167,7 @@ fn tcx_carries_word_of_a_narrow_link_to_a_client() {
 fn xdp_carries_word_of_a_narrow_link_to_a_client() {
     require_kernel!();
     for masquerade in MASQUERADES {
-        check_narrow_backend(Hooks::Xdp, masquerade);
+        let world = world_of(Hooks::Xdp, masquerade);
+        check_narrow_backend(&world, &world.net.client);
     }
 }

@@ -3,7 +3,7 @@
 //! | file | asks |
 //! | --- | --- |
 //! | `balance` | is every flow balanced, answered by the virtual address, and counted, at each hook? |
-//! | `one_arm` | and where frames leave by the interface that they came in by? |
+//! | `one_arm` | and where frames leave by the interface that they came in by, errors and parts of packets too? |
 //! | `transfer` | does every byte arrive, one or 64 MiB, either way? |
 //! | `neighbour` | is nothing lost while a neighbour is being resolved? |
 //! | `removal` | what do connections feel of backends that go, come and drain? |
