@@ -1,7 +1,7 @@
 //! What holds for every frame and every table.
 
 use dataplane_core::{
-    abi::{FLOW_REPLY, StateWord},
+    abi::{FLOW_MASQUERADED, FLOW_REPLY, StateWord},
     memory::{MemoryTables, Outcome},
     pipeline::{AnswerReason, Hook, Seen, Verdict},
     tables::{Family, Flow, HashTable, Store, Tuple},
@@ -16,9 +16,9 @@ pub struct Translated {
 }
 
 impl Translated {
-    /// Whether it is a client's packet: its source stays.
-    pub fn is_original(&self) -> bool {
-        self.before.source == self.after.source
+    /// Whether both ends changed, and not only one.
+    pub fn is_masqueraded(&self) -> bool {
+        self.before.source != self.after.source && self.before.destination != self.after.destination
     }
 }
 
@@ -77,7 +77,7 @@ fn translated(input: &[u8], out: &Outcome, hops: u8) -> Option<Translated> {
     assert_eq!(without_checksum(&after), without_checksum(&before), "what follows the ports");
     let (same_source, same_destination) =
         (after.source == before.source, after.destination == before.destination);
-    assert!(same_source != same_destination, "one end is translated: {before:?} became {after:?}");
+    assert!(!same_source || !same_destination, "neither end is translated: {before:?} became {after:?}");
     Some(Translated { before, after })
 }
 
@@ -89,14 +89,16 @@ fn without_checksum(packet: &Dissected) -> Vec<u8> {
     rest
 }
 
-/// Checks the tables of connections: tags, directions, which of the two is whose, and fill.
+/// Checks the tables of connections and reservations: tags, directions, which of them is whose, and fill.
 ///
 /// # Panics
 /// Where something does not hold.
 pub fn tables(tables: &MemoryTables) {
-    for (v4, v6) in
-        [(tables.conntrack_v4(), tables.conntrack_v6()), (tables.opening_v4(), tables.opening_v6())]
-    {
+    for (v4, v6) in [
+        (tables.conntrack_v4(), tables.conntrack_v6()),
+        (tables.opening_v4(), tables.opening_v6()),
+        (tables.nat_v4(), tables.nat_v6()),
+    ] {
         table::<dataplane_core::tables::V4>(v4, |flow| (flow.flags, flow.tail_tag, flow.state));
         table::<dataplane_core::tables::V6>(v6, |flow| (flow.flags, flow.tail_tag, flow.state));
     }
@@ -113,14 +115,19 @@ fn table<F: Family>(
         let (flags, tail_tag, state) = words(&flow);
         assert_eq!((state.tag(), tail_tag), (tuple.tag(), tuple.tag()), "tags of {tuple:?}");
         assert_ne!(flow.backend().generation(), 0, "{tuple:?} goes nowhere");
-        let place = if Seen::from(state).is_confirmed() { "conntrack" } else { "opening" };
+        let (is_reply, is_masqueraded) = (flags & FLOW_REPLY != 0, flags & FLOW_MASQUERADED != 0);
+        let place = match (is_reply && is_masqueraded, Seen::from(state).is_confirmed()) {
+            (true, _) => "nat",
+            (false, true) => "conntrack",
+            (false, false) => "opening",
+        };
         assert!(table.name().starts_with(place), "{tuple:?} stands in {}", table.name());
-        let is_reply = flags & FLOW_REPLY != 0;
-        // A client's packet keeps its source, an answer its destination.
+        // A client's packet keeps its source, an answer its destination; where the source is ours neither does.
         let source_stays = (flow.source(), flow.source_port()) == (tuple.source(), tuple.source_port());
         let destination_stays =
             (flow.destination(), flow.destination_port()) == (tuple.destination(), tuple.destination_port());
-        assert_eq!((source_stays, destination_stays), (!is_reply, is_reply), "{tuple:?}: {flow:?}");
+        let expected = (!is_reply && !is_masqueraded, is_reply && !is_masqueraded);
+        assert_eq!((source_stays, destination_stays), expected, "{tuple:?}: {flow:?}");
     }
     assert_eq!(table.fill().expect("memory is always there"), entries);
     assert!(entries <= table.capacity(), "{entries} entries in {}", table.name());
@@ -131,21 +138,33 @@ fn table<F: Family>(
 /// # Panics
 /// Where something does not hold.
 pub fn halves(tables: &MemoryTables) {
-    half::<dataplane_core::tables::V4>(tables.conntrack_v4());
-    half::<dataplane_core::tables::V6>(tables.conntrack_v6());
-    half::<dataplane_core::tables::V4>(tables.opening_v4());
-    half::<dataplane_core::tables::V6>(tables.opening_v6());
+    half::<dataplane_core::tables::V4>(tables.conntrack_v4(), tables.opening_v4(), tables.nat_v4());
+    half::<dataplane_core::tables::V6>(tables.conntrack_v6(), tables.opening_v6(), tables.nat_v6());
 }
 
-fn half<F: Family>(table: &dyn HashTable<F::Tuple, F::Flow>) {
-    for entry in table.entries() {
-        let (tuple, flow) = entry.expect("memory is always there");
-        let other = tuple.answering(&flow);
-        let pair = table.get(&other).expect("memory is always there");
-        let pair = pair.unwrap_or_else(|| panic!("{tuple:?} has no other half: {other:?}"));
-        assert_eq!((pair.backend(), pair.frontend()), (flow.backend(), flow.frontend()));
-        assert_ne!(pair.direction(), flow.direction());
-        assert_eq!(other.answering(&pair), tuple, "the way back");
-        assert_eq!(pair.state().seen(), flow.state().seen(), "both halves have seen the same");
+type Flows<'a, F> = &'a dyn HashTable<<F as Family>::Tuple, <F as Family>::Flow>;
+
+fn half<F: Family>(conntrack: Flows<'_, F>, opening: Flows<'_, F>, nat: Flows<'_, F>) {
+    for table in [conntrack, opening, nat] {
+        for entry in table.entries() {
+            let (tuple, flow) = entry.expect("memory is always there");
+            let other = tuple.answering(&flow);
+            // Only one of two that are masqueraded is a reservation.
+            let is_client = flow.is_masqueraded() && !table.name().starts_with("nat");
+            let confirmed = Seen::from(flow.state()).is_confirmed();
+            let its = if is_client {
+                nat
+            } else if confirmed {
+                conntrack
+            } else {
+                opening
+            };
+            let pair = its.get(&other).expect("memory is always there");
+            let pair = pair.unwrap_or_else(|| panic!("{tuple:?} has no other half: {other:?}"));
+            assert_eq!((pair.backend(), pair.frontend()), (flow.backend(), flow.frontend()));
+            assert_ne!(pair.direction(), flow.direction());
+            assert_eq!(other.answering(&pair), tuple, "the way back");
+            assert_eq!(pair.state().seen(), flow.state().seen(), "both halves have seen the same");
+        }
     }
 }

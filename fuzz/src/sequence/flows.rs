@@ -6,11 +6,17 @@ use std::{
     time::Duration,
 };
 
-use super::ops::{BACKENDS, Virtual};
+use super::{
+    ops::{BACKENDS, Virtual},
+    ports::{SPARED, is_udp},
+};
 
-/// A connection lives at least so long after a packet of it, whatever its state: 10 s are the shortest time-out, and an
+/// A connection lives at least so long after a packet of it: what its time-out is by the documentation, less two seconds, since an
 /// entry notes packets once a second.
-const CERTAIN: Duration = Duration::from_secs(8);
+const CLOSING: Duration = Duration::from_secs(8);
+const OPENING: Duration = Duration::from_secs(58);
+const STREAM: Duration = Duration::from_secs(178);
+const ESTABLISHED: Duration = Duration::from_secs(6 * 3600 - 2);
 
 /// From whom, to which frontend.
 pub type Key = (SocketAddr, Virtual);
@@ -20,12 +26,14 @@ pub type Key = (SocketAddr, Virtual);
 pub struct Known {
     /// Its backend; `None` where it may have one that nobody saw.
     pub backend: Option<usize>,
+    /// The port of this host that it comes from, if it does.
+    pub port: Option<u16>,
     /// Which life of the backend; see [`Lives`].
     pub life: u32,
     /// Index of the frontend that it began with: with the frontend it ends.
     pub index: Option<u32>,
     pub last: Duration,
-    /// Whether either side has said that it ends.
+    /// Whether either side may have said that it ends.
     pub ending: bool,
     /// Whether the frontend's service was without the backend since: then the collector may end it at any time.
     pub left: bool,
@@ -35,8 +43,25 @@ pub struct Known {
 }
 
 impl Known {
-    pub fn is_certain(&self, now: Duration) -> bool {
-        now - self.last <= CERTAIN
+    /// Whether it lives for certain, unless something but time has ended it.
+    pub fn is_certain(&self, frontend: Virtual, now: Duration) -> bool {
+        let timeout = match (self.ending, self.confirmed) {
+            (true, _) => CLOSING,
+            (false, false) => OPENING,
+            (false, true) if is_udp(frontend) => STREAM,
+            (false, true) => ESTABLISHED,
+        };
+        now - self.last <= timeout
+    }
+
+    /// Whether it keeps its port whoever else wants it.
+    pub fn keeps_port(&self, frontend: Virtual, now: Duration) -> bool {
+        (self.confirmed && !self.ending) || (is_udp(frontend) && now - self.last <= SPARED)
+    }
+
+    /// It is over, or may be.
+    pub fn end(&mut self) {
+        (self.last, self.answered, self.confirmed) = (Duration::ZERO, false, false);
     }
 }
 
@@ -52,6 +77,11 @@ pub struct Flows {
 impl Flows {
     pub fn get(&self, key: &Key) -> Option<&Known> {
         self.known.get(key)
+    }
+
+    /// All that were seen.
+    pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+        self.order.iter().copied()
     }
 
     /// All of them.
@@ -72,7 +102,7 @@ impl Flows {
     /// Notes what was seen of one.
     pub fn note(&mut self, key: Key, known: Known) {
         let backends = known.backend.map_or(0..BACKENDS, |backend| backend..backend + 1);
-        for backend in backends {
+        for backend in backends.filter(|_| known.port.is_none()) {
             self.answers.entry(answer(&key, backend)).or_default().insert(key.1);
         }
         if self.known.insert(key, known).is_none() {
@@ -99,7 +129,7 @@ impl Flows {
 }
 
 fn answer(key: &Key, backend: usize) -> (SocketAddr, bool, usize) {
-    (key.0, key.1.protocol() == dataplane_core::model::Protocol::Udp, backend)
+    (key.0, is_udp(key.1), backend)
 }
 
 /// Whether backends have been there all the time.

@@ -7,7 +7,10 @@ use std::{
 
 use arbitrary::{Arbitrary, Unstructured};
 use dataplane_core::{
-    model::{Backend, Choice as Balancing, Frontend, MaglevSize, Masquerade, Protocol, Service, Weight},
+    model::{
+        Affinity, AffinityTimeout, Backend, Choice as Balancing, Frontend, MaglevSize, Masquerade, Protocol,
+        Service, Weight,
+    },
     pipeline::{AnswerReason, Hook},
 };
 use dataplane_testkit::frames::{Extension, Frame, Transport, flags};
@@ -31,6 +34,9 @@ macro_rules! one_byte {
 }
 
 one_byte!(Choice: Absent Active Heavy Draining Weightless);
+one_byte!(Ports: Four Sixteen Forty);
+one_byte!(Source: Kept OfThisHost OfThisHostAlways);
+one_byte!(Memory: None Seconds Minutes);
 one_byte!(At: Xdp Ingress Egress);
 one_byte!(Span: Moment Second Closing Minute Minutes Hours);
 one_byte!(Flags: Syn SynAck Ack Push Fin Reset);
@@ -87,6 +93,43 @@ pub struct Wish {
     /// A bit for each frontend of the family.
     frontends: u8,
     backends: [Choice; BACKENDS],
+    source: Source,
+    memory: Memory,
+}
+
+/// How many ports source NAT has: few, as many as are looked at for one flow at most, and more.
+#[derive(Clone, Copy, Debug)]
+pub enum Ports {
+    Four,
+    Sixteen,
+    Forty,
+}
+
+impl Ports {
+    pub fn count(self) -> u16 {
+        match self {
+            Self::Four => 4,
+            Self::Sixteen => 16,
+            Self::Forty => 40,
+        }
+    }
+}
+
+/// Whose address a service's flows come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    Kept,
+    OfThisHost,
+    /// Also where the backend is here too.
+    OfThisHostAlways,
+}
+
+/// For how long a service's clients are remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    None,
+    Seconds,
+    Minutes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +171,24 @@ impl Wish {
         matches!(self.backends[backend], Choice::Active | Choice::Heavy)
     }
 
+    /// Whether a new flow to this backend gets an address of this host.
+    pub fn masquerades(&self, backend: usize) -> bool {
+        match self.source {
+            Source::Kept => false,
+            Source::OfThisHost => !is_local(backend),
+            Source::OfThisHostAlways => true,
+        }
+    }
+
+    /// For how long a client is remembered, if it is.
+    pub fn memory(&self) -> Option<Duration> {
+        match self.memory {
+            Memory::None => None,
+            Memory::Seconds => Some(Duration::from_secs(10)),
+            Memory::Minutes => Some(Duration::from_secs(100)),
+        }
+    }
+
     /// The service of the model.
     pub fn service(&self) -> Service {
         let frontends = self.frontends().map(|frontend| {
@@ -153,7 +214,15 @@ impl Wish {
             false => Balancing::Random,
         };
         let service = Service::builder(&name).frontends(frontends).backends(backends);
-        service.choice(balancing).masquerade(Masquerade::Never).build().expect("a good service")
+        let masquerade = match self.source {
+            Source::Kept => Masquerade::Never,
+            Source::OfThisHost => Masquerade::Auto,
+            Source::OfThisHostAlways => Masquerade::Always,
+        };
+        let affinity = self.memory().map_or(Affinity::None, |memory| Affinity::ClientIp {
+            timeout: AffinityTimeout::new(memory.as_secs() as u32).expect("a good time-out"),
+        });
+        service.choice(balancing).masquerade(masquerade).affinity(affinity).build().expect("a good service")
     }
 }
 
@@ -193,6 +262,15 @@ pub fn backend(index: usize, v6: bool) -> SocketAddr {
         Ipv4Addr::new(198, 51, 100, last).into()
     };
     SocketAddr::new(address, 8080)
+}
+
+/// This host's address towards the backends.
+pub fn own(v6: bool) -> IpAddr {
+    if v6 {
+        Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1).into()
+    } else {
+        Ipv4Addr::new(198, 51, 100, 1).into()
+    }
 }
 
 pub fn is_local(index: usize) -> bool {
@@ -260,6 +338,11 @@ impl Flags {
             Self::Fin => flags::FIN | flags::ACK,
             Self::Reset => flags::RST,
         }
+    }
+
+    /// Whether it shows that its sender goes on: it neither begins nor resets anything.
+    pub fn goes_on(self) -> bool {
+        !matches!(self, Self::Syn | Self::SynAck | Self::Reset)
     }
 
     /// Whether it ends something.
