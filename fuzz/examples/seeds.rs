@@ -73,8 +73,8 @@ fn frames() -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
         add(0x03, plain(Frame::tcp(stranger, web, flags::SYN)));
         add(0x02, plain(Frame::other(stranger, web, 132)));
         // What has an address of this host, both ways; and services that remember, and that have tables.
-        for frontend in 3..FRONTENDS[family].len() {
-            let to: SocketAddr = FRONTENDS[family][frontend].parse()?;
+        for frontend in &FRONTENDS[family][3..] {
+            let to: SocketAddr = frontend.parse()?;
             add(0x00, plain(Frame::tcp(stranger, to, flags::SYN)));
             add(0x90, plain(Frame::udp(client, to)));
         }

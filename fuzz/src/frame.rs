@@ -83,15 +83,16 @@ pub const FRONTENDS: [[&str; 9]; 2] = [
         "[2001:db8:ca7e::10]:53",
     ],
 ];
-/// This one has no backend,
+/// The one without a backend.
 const EMPTY: usize = 2;
-/// to these one of the client's connections is masqueraded, here on the way to this host's own backend too,
+/// Those at which the client's connections are masqueraded: at the first with TCP, at the second with UDP.
 pub const MASQUERADED: [usize; 2] = [3, 4];
-/// the client came to these before,
+/// Those that the client came to lately, likewise.
 const VISITED: [usize; 2] = [5, 6];
-/// and these have Maglev tables, of which only the first decides alone.
+/// Those with Maglev tables. Only the first one's decides alone: the other remembers clients.
 const MAGLEV: [usize; 2] = [7, 8];
 
+/// How each treats its flows.
 const FLAGS: [u16; 9] = [
     0,
     0,
@@ -335,7 +336,7 @@ fn connect(
         assert_eq!(sent.destination, from);
         let answer = packet(from, sent.source, flags::SYN | flags::ACK);
         simulator.run(Hook::Ingress, BACK, &answer);
-        if backend % 2 == 0 {
+        if backend.is_multiple_of(2) {
             simulator.run(Hook::Ingress, FRONT, &packet(client, to, flags::ACK));
         }
     }
@@ -445,9 +446,8 @@ fn assert_possible(verdict: Verdict, frame: &[u8]) {
     if verdict == Verdict::Drop(DropReason::NoPort)
         && let Some(packet) = Dissected::of(frame)
     {
-        let is_served = |frontend: &&str| socket(frontend) == packet.destination;
-        assert!(is_virtual(packet.destination.ip()), "{packet:?}");
-        assert!(!FRONTENDS.iter().flatten().any(|frontend| is_served(&frontend)), "{packet:?}");
+        let is_served = FRONTENDS.iter().flatten().any(|frontend| socket(frontend) == packet.destination);
+        assert!(is_virtual(packet.destination.ip()) && !is_served, "{packet:?}");
     }
 }
 
