@@ -5,55 +5,45 @@
 //! nothing. So must the torn-read test for what only a value that is being changed shows. Which lines are changed, and
 //! which test must catch them, stands in [`list`]. What the agreement test catches must be noticed on the host, too, by
 //! tests that know nothing of the pipeline: see [`host`]. What only packets show that race is for those alone.
+//!
+//! Programs and host tests are built and run side by side, each from a copy of their own. A mutation that proves nothing,
+//! because it does not build or a test can't run, is one that was missed: the others are tried all the same.
 
 mod copy;
 mod host;
+mod kernel;
+mod line;
 mod list;
+mod share;
+mod watch;
 
-use std::{fs, path::Path, time::Instant};
-
-use anyhow::{Context, Result, bail};
-
-use crate::{
-    check_programs::OBJECT_VARIABLE,
-    machine, process,
-    programs::{self, Tree},
-    repo,
-    toolchain::Toolchain,
+use std::{
+    path::{Path, PathBuf},
+    thread,
+    time::Instant,
 };
+
+use anyhow::{Result, anyhow, bail};
+
+use crate::{machine, repo, toolchain::Toolchain};
 use host::Host;
-use list::{AGREEMENT, EVENTS, HOST, Mutation, TORN};
-
-/// A test, and what it must catch.
-struct Suite {
-    /// The name of the test program.
-    test: &'static str,
-    /// How it begins the line that tells what it found.
-    finding: &'static str,
-    mutations: &'static [Mutation],
-}
-
-const SUITES: &[Suite] = &[
-    Suite { test: "agreement", finding: "DISAGREEMENT", mutations: AGREEMENT },
-    Suite { test: "events", finding: "UNTOLD", mutations: EVENTS },
-    Suite { test: "torn", finding: "TORN", mutations: TORN },
-];
+use kernel::{Kernel, SUITES, Suite};
+use line::Mutation;
+use list::{AGREEMENT, HOST, TOLD};
+use share::Share;
 
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Only these mutations, separated by commas
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Only every N-th mutation, beginning at the K-th of 0 to N-1: N runs try them all
+    #[arg(long, value_name = "K/N", conflicts_with = "only")]
+    share: Option<Share>,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let only = &arguments.only;
-    let chosen = |mutation: &Mutation| only.is_empty() || only.iter().any(|name| name == mutation.name);
-    let all = || SUITES.iter().flat_map(|suite| suite.mutations).chain(HOST);
-    if let Some(unknown) = only.iter().find(|name| !all().any(|mutation| mutation.name == name.as_str())) {
-        let names: Vec<_> = all().map(|mutation| mutation.name).collect();
-        bail!("there is no mutation {unknown}; there are: {}", names.join(", "));
-    }
+    let chosen = choose(arguments)?;
     if let Err(reason) = machine::can_run_kernel_tests() {
         if machine::kernel_is_required() {
             bail!("kernel tests can't run here: {reason}");
@@ -61,102 +51,183 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         println!("not run: {reason}");
         return Ok(());
     }
+    let started = Instant::now();
     let toolchain = Toolchain::find()?;
     let folder = repo::target().join("bpf/mutations");
-    let tree = Tree { root: folder.join("src"), target: folder.join("target") };
-
-    // What passes without a mutation is what the mutations are held against: same compiler, same copy.
-    let unchanged = folder.join("unchanged.o");
-    copy::refresh(repo::root(), &tree.root, copy::FOR_PROGRAMS)?;
-    programs::build_programs_with(&toolchain, &tree, &[], &unchanged)?;
-
-    let mut missed = Vec::new();
-    for suite in SUITES.iter().filter(|suite| suite.mutations.iter().any(chosen)) {
-        let Suite { test, finding, .. } = suite;
-        let started = Instant::now();
-        match suite.run(&unchanged)? {
-            Outcome::Passes => {
-                println!("unchanged: {test} passes, as it must ({} s)", started.elapsed().as_secs())
-            }
-            Outcome::Finds(said) | Outcome::Fails(said) => {
-                bail!("the test {test} fails without any mutation; mend that first:\n{said}")
-            }
-        }
-        for mutation in suite.mutations.iter().filter(|mutation| chosen(mutation)) {
-            let Mutation { name, breaks, .. } = mutation;
-            let started = Instant::now();
-            let object = folder.join(format!("{name}.o"));
-            copy::refresh(repo::root(), &tree.root, copy::FOR_PROGRAMS)?;
-            mutation.apply(&tree.root)?;
-            programs::build_programs_with(&toolchain, &tree, &[], &object)?;
-            // A change that the compiler sees no difference in would be "missed" for a reason of its own.
-            if fs::read(&object)? == fs::read(&unchanged)? {
-                bail!("the mutation {name} changes nothing in the programs");
-            }
-            let outcome = suite.run(&object)?;
-            let seconds = started.elapsed().as_secs();
-            match outcome {
-                Outcome::Finds(line) => println!("{name} ({breaks}): caught in {seconds} s: {line}"),
-                Outcome::Passes => {
-                    println!("{name} ({breaks}): MISSED, the test {test} passes");
-                    missed.push(*name);
-                }
-                Outcome::Fails(output) => {
-                    println!(
-                        "{name} ({breaks}): MISSED, the test {test} fails without a line {finding}:\n{output}"
-                    );
-                    missed.push(*name);
-                }
-            }
-        }
+    let kernel = Kernel::new(&toolchain, folder.clone());
+    let (in_kernel, on_host) = thread::scope(|scope| {
+        let host = scope.spawn(|| on_the_host(&chosen, &folder));
+        (in_the_kernel(&chosen, &kernel), host.join())
+    });
+    // Whoever was ended by an error has told of what it had missed by then.
+    let (mut missed, later) = in_kernel?;
+    for later in later {
+        later.try_alone(&kernel, &mut missed)?;
     }
-    if AGREEMENT.iter().chain(HOST).any(chosen) {
-        let host = Host::new(&folder)?;
-        println!("unchanged: the host's tests pass, as they must");
-        for mutation in AGREEMENT.iter().chain(HOST).filter(|mutation| chosen(mutation)) {
-            let started = Instant::now();
-            let caught = host.catches(mutation)?;
-            let (name, seconds) = (mutation.name, started.elapsed().as_secs());
-            match caught {
-                Some(test) => println!("{name} on the host: caught in {seconds} s by {test}"),
-                None => {
-                    println!("{name} on the host: MISSED, dataplane-core's tests pass");
-                    missed.push(name);
-                }
-            }
-        }
-    }
+    missed.extend(on_host.map_err(|_| anyhow!("the lane of the host's tests panicked"))??);
     if !missed.is_empty() {
         bail!("mutations that no test catches: {}", missed.join(", "));
     }
+    println!("{} mutations, each caught, in {} s", chosen.len(), started.elapsed().as_secs());
     Ok(())
 }
 
-enum Outcome {
-    /// The test passes.
-    Passes,
-    /// The test fails and says what it found.
-    Finds(String),
-    /// The test fails for another reason; its output.
-    Fails(String),
+/// All mutations, in the order that shares are counted in.
+fn all() -> impl Iterator<Item = &'static Mutation> {
+    SUITES.iter().flat_map(|suite| suite.mutations).chain(HOST)
 }
 
-impl Suite {
-    /// Runs the test on another object.
-    fn run(&self, object: &Path) -> Result<Outcome> {
-        let mut cargo = process::cargo();
-        cargo.args(["test", "--package", "dataplane-ebpf", "--test", self.test]);
-        // A test that skips itself must not pass for one that found nothing.
-        cargo.args(["--", "--nocapture"]).env(OBJECT_VARIABLE, object).env("FOREBAY_REQUIRE_KERNEL", "1");
-        let output = cargo.output().context("cannot start cargo")?;
-        if output.status.success() {
-            return Ok(Outcome::Passes);
+/// The names of the mutations that are to be tried.
+fn choose(Arguments { only, share }: &Arguments) -> Result<Vec<&'static str>> {
+    let names: Vec<_> = all().map(|mutation| mutation.name).collect();
+    if let Some(unknown) = only.iter().find(|name| !names.contains(&name.as_str())) {
+        bail!("there is no mutation {unknown}; there are: {}", names.join(", "));
+    }
+    let share = share.unwrap_or(Share::WHOLE);
+    let wanted = |(place, name): &(usize, &str)| {
+        share.has(*place) && (only.is_empty() || only.iter().any(|wanted| wanted == name))
+    };
+    Ok(names.into_iter().enumerate().filter(wanted).map(|(_, name)| name).collect())
+}
+
+/// Those of a list that were chosen.
+fn of(list: &'static [Mutation], chosen: &[&str]) -> Vec<&'static Mutation> {
+    list.iter().filter(|mutation| chosen.contains(&mutation.name)).collect()
+}
+
+/// Tries the mutations that the host's tests must catch; returns the names of those that were missed.
+fn on_the_host(chosen: &[&str], folder: &Path) -> Result<Vec<String>> {
+    let mutations = [AGREEMENT, TOLD, HOST].map(|list| of(list, chosen)).concat();
+    let mut missed = Vec::new();
+    if mutations.is_empty() {
+        return Ok(missed);
+    }
+    let started = Instant::now();
+    let host = Host::new(folder.to_path_buf())?;
+    println!("unchanged: the host's tests pass, as they must ({} s)", started.elapsed().as_secs());
+    for mutation in mutations {
+        let started = Instant::now();
+        tell(mutation, "on the host", host.catches(mutation), started, &mut missed);
+    }
+    Ok(missed)
+}
+
+/// Mutations whose test wants the machine for itself, and their programs.
+struct Later {
+    suite: &'static Suite,
+    built: Vec<(&'static Mutation, PathBuf)>,
+}
+
+/// Tries the mutations that the kernel's tests must catch; returns the names of those that were missed, and what is to be tried
+/// later.
+fn in_the_kernel(chosen: &[&str], kernel: &Kernel<'_>) -> Result<(Vec<String>, Vec<Later>)> {
+    let (mut missed, mut later) = (Vec::new(), Vec::new());
+    let mut is_new = true;
+    for suite in SUITES {
+        let mutations = of(suite.mutations, chosen);
+        if mutations.is_empty() {
+            continue;
         }
-        let text = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        // On one thread the harness prints `test name ... ` before it, on the same line.
-        let mut said = text.lines().map(|line| line.rsplit_once(" ... ").map_or(line, |(_, said)| said));
-        let line = said.find(|line| line.starts_with(self.finding)).map(str::to_owned);
-        Ok(line.map_or_else(|| Outcome::Fails(text), Outcome::Finds))
+        if std::mem::take(&mut is_new) {
+            kernel.build_unchanged()?;
+        }
+        if !suite.alone {
+            passes(suite, kernel)?;
+        }
+        let mut built = Vec::new();
+        for mutation in mutations {
+            let started = Instant::now();
+            match kernel.build(mutation) {
+                Ok(object) if suite.alone => built.push((mutation, object)),
+                Ok(object) => tell(mutation, IN_THE_KERNEL, suite.catches(&object), started, &mut missed),
+                Err(error) => tell(mutation, IN_THE_KERNEL, Err(error), started, &mut missed),
+            }
+        }
+        if suite.alone {
+            later.push(Later { suite, built });
+        }
+    }
+    Ok((missed, later))
+}
+
+impl Later {
+    /// Tries them, while nothing else runs.
+    fn try_alone(self, kernel: &Kernel<'_>, missed: &mut Vec<String>) -> Result<()> {
+        passes(self.suite, kernel)?;
+        for (mutation, object) in self.built {
+            let started = Instant::now();
+            tell(mutation, IN_THE_KERNEL, self.suite.catches(&object), started, missed);
+        }
+        Ok(())
+    }
+}
+
+const IN_THE_KERNEL: &str = "in the kernel";
+
+fn passes(suite: &Suite, kernel: &Kernel<'_>) -> Result<()> {
+    let started = Instant::now();
+    kernel.passes(suite)?;
+    println!("unchanged: {} passes, as it must ({} s)", suite.test, started.elapsed().as_secs());
+    Ok(())
+}
+
+/// What came of a mutation.
+enum Outcome {
+    /// A test noticed; what it said, or its name.
+    Caught(String),
+    /// None did, or none could tell; why.
+    Missed(String),
+}
+
+/// Tells what came of a mutation, at once, and notes the name of one that was missed. An error is a miss: nothing was proved.
+fn tell(
+    Mutation { name, breaks, .. }: &Mutation,
+    place: &str,
+    outcome: Result<Outcome>,
+    started: Instant,
+    missed: &mut Vec<String>,
+) {
+    let seconds = started.elapsed().as_secs();
+    match outcome.unwrap_or_else(|error| Outcome::Missed(format!("{error:#}"))) {
+        Outcome::Caught(by) => println!("{name} {place} ({breaks}): caught in {seconds} s: {by}"),
+        Outcome::Missed(why) => {
+            println!("{name} {place} ({breaks}): MISSED, {why}");
+            missed.push(format!("{name} {place}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn arguments(only: &[&str], share: Option<&str>) -> Arguments {
+        let only = only.iter().map(|&name| name.to_owned()).collect();
+        Arguments { only, share: share.map(|share| share.parse().unwrap()) }
+    }
+
+    #[test]
+    fn all_shares_together_are_the_list() {
+        let whole = choose(&arguments(&[], None)).unwrap();
+        for of in [1, 2, 7, 12, 1000] {
+            let shares: Vec<_> =
+                (0..of).map(|k| choose(&arguments(&[], Some(&format!("{k}/{of}")))).unwrap()).collect();
+            assert_eq!(shares.iter().map(Vec::len).sum::<usize>(), whole.len());
+            assert_eq!(shares.concat().iter().collect::<BTreeSet<_>>(), whole.iter().collect());
+            let lengths = shares.iter().map(Vec::len);
+            assert!(lengths.clone().max().unwrap() - lengths.min().unwrap() <= 1, "none has much more to do");
+        }
+    }
+
+    #[test]
+    fn names_are_chosen_and_unknown_ones_refused() {
+        assert_eq!(
+            choose(&arguments(&["torn-word", "second-tag"], None)).unwrap(),
+            ["second-tag", "torn-word"]
+        );
+        let error = choose(&arguments(&["second-tag", "nothing"], None)).unwrap_err().to_string();
+        assert!(error.starts_with("there is no mutation nothing; there are: second-tag, "), "{error}");
     }
 }

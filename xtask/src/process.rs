@@ -54,7 +54,7 @@ pub fn wait_within(child: &mut Child, limit: Duration) -> Result<Option<ExitStat
 }
 
 /// Ends a child and what it started, each by its id.
-fn end_tree(child: &mut Child) -> Result<()> {
+pub fn end_tree(child: &mut Child) -> Result<()> {
     let mut ids = vec![child.id()];
     // Grows while it is walked: children of children.
     let mut next = 0;

@@ -7,6 +7,7 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context, Result};
@@ -52,6 +53,18 @@ impl Tree {
 
 /// Builds the programs of this tree and writes the object, stripped of DWARF but with BTF, to `out`.
 pub fn build_programs_with(toolchain: &Toolchain, tree: &Tree, features: &[&str], out: &Path) -> Result<()> {
+    let mut cargo = build_command(toolchain, tree, features)?;
+    process::run(&mut cargo).context("cannot build the kernel programs")?;
+    finish(toolchain, tree, out)
+}
+
+/// As [`build_programs_with`] without features, but what the compiler says is kept for the error, where there is one.
+pub fn build_programs_silently(toolchain: &Toolchain, tree: &Tree, out: &Path) -> Result<()> {
+    process::output(&mut build_command(toolchain, tree, &[])?).context("cannot build the kernel programs")?;
+    finish(toolchain, tree, out)
+}
+
+fn build_command(toolchain: &Toolchain, tree: &Tree, features: &[&str]) -> Result<Command> {
     let mut cargo = toolchain.cargo();
     cargo.current_dir(tree.root.join(repo::PROGRAMS)).args(["build", "--release", "--locked", "--quiet"]);
     if !features.is_empty() {
@@ -63,8 +76,10 @@ pub fn build_programs_with(toolchain: &Toolchain, tree: &Tree, features: &[&str]
     cargo.env("RUSTC_WRAPPER", env::current_exe().context("cannot find this program's own file")?);
     let stable = env::join_paths([&tree.root, &toolchain.library])?;
     cargo.env(rustc_wrapper::STABLE_CRATES_BELOW, stable);
-    process::run(&mut cargo).context("cannot build the kernel programs")?;
+    Ok(cargo)
+}
 
+fn finish(toolchain: &Toolchain, tree: &Tree, out: &Path) -> Result<()> {
     if let Some(folder) = out.parent() {
         fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }

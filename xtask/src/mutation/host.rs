@@ -4,37 +4,44 @@
 //! see. So a line that is changed in the host build must be noticed by tests whose oracle is another: the stories of
 //! `dataplane-core/tests/pipeline`, whose frames are dissected by code of the testkit's own.
 
-use std::path::Path;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
-use super::{copy, list::Mutation};
+use super::{
+    Outcome, copy,
+    line::Mutation,
+    watch::{self, Run},
+};
 use crate::{process, repo};
 
+/// Tests of `dataplane-core`: those that notice most come first, for no more is built than it takes.
+const TESTS: &[&[&str]] = &[&["--test", "pipeline"], &["--test", "collector"], &["--lib"]];
+
 /// The copy of the workspace, and where it is built.
-pub struct Host<'a> {
-    folder: &'a Path,
+pub struct Host {
+    folder: PathBuf,
 }
 
-impl<'a> Host<'a> {
+impl Host {
     /// Makes the copy, and sees the tests pass there.
-    pub fn new(folder: &'a Path) -> Result<Self> {
+    pub fn new(folder: PathBuf) -> Result<Self> {
         let host = Self { folder };
         host.refresh()?;
-        match host.failing()? {
-            None => Ok(host),
-            Some(test) => bail!("dataplane-core's test {test} fails without any mutation; mend that first"),
+        match host.outcome()? {
+            Outcome::Missed(_) => Ok(host),
+            Outcome::Caught(test) => bail!("{test} fails without any mutation; mend that first"),
         }
     }
 
-    /// The first test that fails with this line changed.
-    pub fn catches(&self, mutation: &Mutation) -> Result<Option<String>> {
+    /// What the tests make of this line changed.
+    pub fn catches(&self, mutation: &Mutation) -> Result<Outcome> {
         self.refresh()?;
         mutation.apply(&self.root())?;
-        self.failing()
+        self.outcome()
     }
 
-    fn root(&self) -> std::path::PathBuf {
+    fn root(&self) -> PathBuf {
         self.folder.join("host")
     }
 
@@ -42,29 +49,24 @@ impl<'a> Host<'a> {
         copy::refresh(repo::root(), &self.root(), copy::WORKSPACE)
     }
 
-    fn failing(&self) -> Result<Option<String>> {
-        let mut cargo = process::cargo();
-        cargo.current_dir(self.root()).env("CARGO_TARGET_DIR", self.folder.join("host-target"));
-        cargo.args([
-            "test",
-            "--package",
-            "dataplane-core",
-            "--lib",
-            "--test",
-            "pipeline",
-            "--test",
-            "collector",
-            "--no-fail-fast",
-        ]);
-        let output = cargo.output().context("cannot start cargo")?;
-        if output.status.success() {
-            return Ok(None);
+    /// The first test that fails, as what catches; an error where one can't run.
+    fn outcome(&self) -> Result<Outcome> {
+        for which in TESTS {
+            let mut cargo = process::cargo();
+            cargo.current_dir(self.root()).env("CARGO_TARGET_DIR", self.folder.join("host-target"));
+            // Nobody steps through these.
+            cargo.env("CARGO_PROFILE_DEV_DEBUG", "0");
+            cargo.args(["test", "--package", "dataplane-core"]).args(*which);
+            // All that they have is memory.
+            let run = watch::run_until_found(&mut cargo, |line| {
+                line.strip_prefix("test ")?.strip_suffix(" ... FAILED").map(str::to_owned)
+            })?;
+            match run {
+                Run::Passed => {}
+                Run::Found(test) => return Ok(Outcome::Caught(test)),
+                Run::Failed(output) => bail!("no test ran:\n{output}"),
+            }
         }
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let failed = text.lines().find_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
-        match failed {
-            Some(test) => Ok(Some(test.to_owned())),
-            None => bail!("no test ran:\n{text}{}", String::from_utf8_lossy(&output.stderr)),
-        }
+        Ok(Outcome::Missed("dataplane-core's tests pass".to_owned()))
     }
 }
