@@ -19,11 +19,12 @@ mod watch;
 
 use std::{
     path::{Path, PathBuf},
+    sync::mpsc,
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{machine, repo, toolchain::Toolchain};
 use host::Host;
@@ -107,7 +108,7 @@ fn on_the_host(chosen: &[&str], folder: &Path) -> Result<Vec<String>> {
     println!("unchanged: the host's tests pass, as they must ({} s)", started.elapsed().as_secs());
     for mutation in mutations {
         let started = Instant::now();
-        tell(mutation, "on the host", host.catches(mutation), started, &mut missed);
+        tell(mutation, "on the host", host.catches(mutation), started.elapsed(), &mut missed);
     }
     Ok(missed)
 }
@@ -119,35 +120,50 @@ struct Later {
 }
 
 /// Tries the mutations that the kernel's tests must catch; returns the names of those that were missed, and what is to be tried
-/// later.
+/// later. While a test runs, the next programs are built.
 fn in_the_kernel(chosen: &[&str], kernel: &Kernel<'_>) -> Result<(Vec<String>, Vec<Later>)> {
+    let suites: Vec<_> = SUITES.iter().map(|suite| (suite, of(suite.mutations, chosen))).collect();
     let (mut missed, mut later) = (Vec::new(), Vec::new());
-    let mut is_new = true;
-    for suite in SUITES {
-        let mutations = of(suite.mutations, chosen);
-        if mutations.is_empty() {
-            continue;
-        }
-        if std::mem::take(&mut is_new) {
-            kernel.build_unchanged()?;
-        }
-        if !suite.alone {
-            passes(suite, kernel)?;
-        }
-        let mut built = Vec::new();
-        for mutation in mutations {
-            let started = Instant::now();
-            match kernel.build(mutation) {
-                Ok(object) if suite.alone => built.push((mutation, object)),
-                Ok(object) => tell(mutation, IN_THE_KERNEL, suite.catches(&object), started, &mut missed),
-                Err(error) => tell(mutation, IN_THE_KERNEL, Err(error), started, &mut missed),
+    let mutations: Vec<_> = suites.iter().flat_map(|(_, mutations)| mutations.clone()).collect();
+    if mutations.is_empty() {
+        return Ok((missed, later));
+    }
+    kernel.build_unchanged()?;
+    let (sender, programs) = mpsc::channel();
+    // By its end the tester has let go of what it waits for, and the builder stops.
+    thread::scope(move |scope| {
+        scope.spawn(move || {
+            for mutation in mutations {
+                let started = Instant::now();
+                let object = kernel.build(mutation);
+                // Nobody waits for it any more where the tests were given up.
+                if sender.send((object, started.elapsed())).is_err() {
+                    break;
+                }
+            }
+        });
+        for (suite, mutations) in suites.into_iter().filter(|(_, mutations)| !mutations.is_empty()) {
+            if !suite.alone {
+                passes(suite, kernel)?;
+            }
+            let mut built = Vec::new();
+            for mutation in mutations {
+                let (object, spent) = programs.recv().context("nobody builds programs any more")?;
+                match object {
+                    Ok(object) if suite.alone => built.push((mutation, object)),
+                    object => {
+                        let started = Instant::now();
+                        let outcome = object.and_then(|object| suite.catches(&object));
+                        tell(mutation, IN_THE_KERNEL, outcome, spent + started.elapsed(), &mut missed);
+                    }
+                }
+            }
+            if suite.alone {
+                later.push(Later { suite, built });
             }
         }
-        if suite.alone {
-            later.push(Later { suite, built });
-        }
-    }
-    Ok((missed, later))
+        Ok((missed, later))
+    })
 }
 
 impl Later {
@@ -156,7 +172,7 @@ impl Later {
         passes(self.suite, kernel)?;
         for (mutation, object) in self.built {
             let started = Instant::now();
-            tell(mutation, IN_THE_KERNEL, self.suite.catches(&object), started, missed);
+            tell(mutation, IN_THE_KERNEL, self.suite.catches(&object), started.elapsed(), missed);
         }
         Ok(())
     }
@@ -184,10 +200,10 @@ fn tell(
     Mutation { name, breaks, .. }: &Mutation,
     place: &str,
     outcome: Result<Outcome>,
-    started: Instant,
+    spent: Duration,
     missed: &mut Vec<String>,
 ) {
-    let seconds = started.elapsed().as_secs();
+    let seconds = spent.as_secs();
     match outcome.unwrap_or_else(|error| Outcome::Missed(format!("{error:#}"))) {
         Outcome::Caught(by) => println!("{name} {place} ({breaks}): caught in {seconds} s: {by}"),
         Outcome::Missed(why) => {
