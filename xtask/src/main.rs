@@ -56,7 +56,7 @@ enum Chore {
     Kernels(kernels::Arguments),
     /// Measure, beside the floors and baselines of this machine, and write a table under target/bench
     Bench(bench::Arguments),
-    /// Break the programs line by line, and require that the agreement test notices each time
+    /// Break the pipeline and the programs line by line, and require that a test notices each time
     Mutation(mutation::Arguments),
     /// Send real traffic for minutes while services and backends change 200 times a second, and require that nothing fails
     Soak(soak::Arguments),

@@ -325,7 +325,8 @@ fn disturb(frame: &mut Frame, rng: &mut Rng) {
     if rng.chance(10) {
         frame.hop_limit = rng.below(3) as u8;
     }
-    if rng.chance(8) {
+    // Of what has tags little else is a part.
+    if rng.chance(if frame.tags.is_empty() { 8 } else { 25 }) {
         frame.fragment = *rng.pick(&[0, 0x4000, 0x2000, 0x0010, 0x8000]);
     }
     if rng.chance(5) {

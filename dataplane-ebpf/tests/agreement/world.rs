@@ -72,8 +72,8 @@ const NAT_PORTS: std::ops::RangeInclusive<u16> = 50_000..=50_003;
 /// What services with random choice hash with: any number will do, as long as both have the same.
 const CHOICE_SEED: u64 = 0x1020_3040_5060_7080;
 
-/// One of them that a socket of the host has.
-const BOUND: u16 = 50_003;
+/// One of them that a socket of the host has: not the first and not the last, so that both ends of the range are lent.
+const BOUND: u16 = 50_001;
 
 /// What flows towards most backends get as their source.
 const MASQUERADE: (Ipv4Addr, Ipv6Addr) =
