@@ -32,9 +32,7 @@ impl Running {
         })?;
         Ok(Self { controller, stop, thread: Some(thread) })
     }
-}
 
-impl Running {
     /// Whether its thread has ended by itself: it panicked, and nobody keeps the tables any more.
     pub fn is_finished(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
