@@ -12,12 +12,14 @@
 //! | [`connect`] | latency of a new connection, through Forebay and through an iptables chain |
 //! | [`iptables`] | that chain |
 //! | [`catalogue`] | the services that every way is given |
+//! | [`collector`] | what the collector costs with a full conntrack |
 //! | [`control`] | services through a controller into tables |
 //! | [`estimates`] | what criterion found in `benches/` |
 //! | [`machine`], [`report`] | what was measured on, and the results as a table and as JSON |
 
 mod additions;
 pub mod catalogue;
+pub mod collector;
 pub mod connect;
 pub mod control;
 pub mod estimates;

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, time::Instant};
 
 use anyhow::{Context, Result, bail};
-use benches::{connect, estimates, machine::Machine, packets, profile::Profile, report::Report};
+use benches::{collector, connect, estimates, machine::Machine, packets, profile::Profile, report::Report};
 use clap::Parser;
 use dataplane_testkit::net;
 
@@ -33,17 +33,19 @@ fn main() -> Result<()> {
     let machine = Machine::look();
     let start = Instant::now();
     let mut missing = arguments.missing;
-    let (mut packets, mut connects, mut failed) = (None, None, Vec::new());
+    let (mut packets, mut collection, mut connects, mut failed) = (None, None, None, Vec::new());
     match net::capabilities() {
         Ok(()) => {
             if let Some(object) = &arguments.object {
                 eprintln!("packets through the kernel's programs …");
                 packets = kept(packets::measure(&profile, object), "packets", &mut failed);
             }
+            eprintln!("the collector …");
+            collection = kept(collector::measure(&profile), "collector", &mut failed);
             eprintln!("new connections …");
             connects = kept(connect::measure(&profile), "connects", &mut failed);
         }
-        Err(reason) => missing.push(format!("packets, connects, kernel tables: {reason}")),
+        Err(reason) => missing.push(format!("packets, the collector, connects, kernel tables: {reason}")),
     }
     if let Some(connects) = &mut connects {
         missing.append(&mut connects.missing);
@@ -53,6 +55,7 @@ fn main() -> Result<()> {
         profile: profile.name,
         machine,
         packets,
+        collection,
         connects,
         estimates: estimates::read(&arguments.criterion)?,
         missing,

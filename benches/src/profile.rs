@@ -15,6 +15,10 @@ pub struct Profile {
     pub packets: Limits,
     /// Entries of conntrack, and of the tables of the lookup floors.
     pub table_entries: u32,
+    /// Entries that the collector goes round.
+    pub collected: u32,
+    /// For how long it does.
+    pub collect_time: Duration,
     /// Numbers of services for connect latency, rising.
     pub services: &'static [u32],
     /// The most services that are programmed through iptables: its time grows faster than they do.
@@ -32,6 +36,8 @@ impl Profile {
         flows: &[1, 1 << 10, 1 << 16],
         packets: Limits { quiet: 7, time: Duration::from_millis(350) },
         table_entries: 1 << 18,
+        collected: 1_000_000,
+        collect_time: Duration::from_secs(15),
         services: &[10, 1_000, 10_000, 100_000],
         most_iptables_services: 10_000,
         rounds: 8,

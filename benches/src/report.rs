@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 
 use serde::Serialize;
 
-use crate::{connect::Connects, estimates, machine::Machine, packets::Packets};
+use crate::{collector::Collection, connect::Connects, estimates, machine::Machine, packets::Packets};
 
 /// Everything that a run found.
 #[derive(Clone, Debug, Serialize)]
@@ -15,6 +15,8 @@ pub struct Report {
     pub machine: Machine,
     /// Packets through the kernel's programs.
     pub packets: Option<Packets>,
+    /// The collector.
+    pub collection: Option<Collection>,
     /// New connections.
     pub connects: Option<Connects>,
     /// Criterion's benches.
@@ -34,6 +36,9 @@ impl Display for Report {
         writeln!(f, "{:.0} s of measuring.", self.seconds)?;
         if let Some(packets) = &self.packets {
             write_packets(f, packets)?;
+        }
+        if let Some(collection) = &self.collection {
+            write_collection(f, collection)?;
         }
         if let Some(connects) = &self.connects {
             write_connects(f, connects)?;
@@ -88,6 +93,14 @@ fn write_packets(f: &mut fmt::Formatter<'_>, packets: &Packets) -> fmt::Result {
         format!("{name} {count}")
     });
     writeln!(f, "\nVerified instructions: {}.", verified.collect::<Vec<_>>().join(", "))
+}
+
+fn write_collection(f: &mut fmt::Formatter<'_>, collection: &Collection) -> fmt::Result {
+    let Collection { entries, slices, scanned, p50, p99, longest, cpu_percent } = collection;
+    writeln!(f, "\n## The collector, with {entries} flows that live\n")?;
+    writeln!(f, "| slices | entries looked at | p50, µs | p99, µs | longest, µs | of one CPU |")?;
+    writeln!(f, "| --- | --- | --- | --- | --- | --- |")?;
+    writeln!(f, "| {slices} | {scanned} | {p50:.0} | {p99:.0} | {longest:.0} | {cpu_percent:.1} % |")
 }
 
 fn write_connects(f: &mut fmt::Formatter<'_>, connects: &Connects) -> fmt::Result {
@@ -153,6 +166,7 @@ mod tests {
             profile: "smoke",
             machine: Machine::look(),
             packets: None,
+            collection: None,
             connects: None,
             estimates: Vec::new(),
             missing: vec!["packets: no toolchain".to_owned()],
