@@ -19,7 +19,10 @@ mod watch;
 
 use std::{
     path::{Path, PathBuf},
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -56,16 +59,23 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let toolchain = Toolchain::find()?;
     let folder = repo::target().join("bpf/mutations");
     let kernel = Kernel::new(&toolchain, folder.clone());
+    // What one lane can't go on after ends the other, too: it is to be mended first.
+    let given_up = AtomicBool::new(false);
+    let gives_up = |error: &anyhow::Error| {
+        println!("given up: {error:#}");
+        given_up.store(true, Ordering::Relaxed);
+    };
     let (in_kernel, on_host) = thread::scope(|scope| {
-        let host = scope.spawn(|| on_the_host(&chosen, &folder));
-        (in_the_kernel(&chosen, &kernel), host.join())
+        let host = scope.spawn(|| on_the_host(&chosen, &folder, &given_up).inspect_err(gives_up));
+        (in_the_kernel(&chosen, &kernel, &given_up).inspect_err(gives_up), host.join())
     });
     // Whoever was ended by an error has told of what it had missed by then.
-    let (mut missed, later) = in_kernel?;
+    let on_host = on_host.map_err(|_| anyhow!("the lane of the host's tests panicked"))?;
+    let ((mut missed, later), on_host) = (in_kernel?, on_host?);
     for later in later {
         later.try_alone(&kernel, &mut missed)?;
     }
-    missed.extend(on_host.map_err(|_| anyhow!("the lane of the host's tests panicked"))??);
+    missed.extend(on_host);
     if !missed.is_empty() {
         bail!("mutations that no test catches: {}", missed.join(", "));
     }
@@ -97,7 +107,7 @@ fn of(list: &'static [Mutation], chosen: &[&str]) -> Vec<&'static Mutation> {
 }
 
 /// Tries the mutations that the host's tests must catch; returns the names of those that were missed.
-fn on_the_host(chosen: &[&str], folder: &Path) -> Result<Vec<String>> {
+fn on_the_host(chosen: &[&str], folder: &Path, given_up: &AtomicBool) -> Result<Vec<String>> {
     let mutations = [AGREEMENT, TOLD, HOST].map(|list| of(list, chosen)).concat();
     let mut missed = Vec::new();
     if mutations.is_empty() {
@@ -107,6 +117,9 @@ fn on_the_host(chosen: &[&str], folder: &Path) -> Result<Vec<String>> {
     let host = Host::new(folder.to_path_buf())?;
     println!("unchanged: the host's tests pass, as they must ({} s)", started.elapsed().as_secs());
     for mutation in mutations {
+        if given_up.load(Ordering::Relaxed) {
+            break;
+        }
         let started = Instant::now();
         tell(mutation, "on the host", host.catches(mutation), started.elapsed(), &mut missed);
     }
@@ -121,7 +134,11 @@ struct Later {
 
 /// Tries the mutations that the kernel's tests must catch; returns the names of those that were missed, and what is to be tried
 /// later. While a test runs, the next programs are built.
-fn in_the_kernel(chosen: &[&str], kernel: &Kernel<'_>) -> Result<(Vec<String>, Vec<Later>)> {
+fn in_the_kernel(
+    chosen: &[&str],
+    kernel: &Kernel<'_>,
+    given_up: &AtomicBool,
+) -> Result<(Vec<String>, Vec<Later>)> {
     let suites: Vec<_> = SUITES.iter().map(|suite| (suite, of(suite.mutations, chosen))).collect();
     let (mut missed, mut later) = (Vec::new(), Vec::new());
     let mutations: Vec<_> = suites.iter().flat_map(|(_, mutations)| mutations.clone()).collect();
@@ -148,6 +165,9 @@ fn in_the_kernel(chosen: &[&str], kernel: &Kernel<'_>) -> Result<(Vec<String>, V
             }
             let mut built = Vec::new();
             for mutation in mutations {
+                if given_up.load(Ordering::Relaxed) {
+                    return Ok((missed, later));
+                }
                 let (object, spent) = programs.recv().context("nobody builds programs any more")?;
                 match object {
                     Ok(object) if suite.alone => built.push((mutation, object)),

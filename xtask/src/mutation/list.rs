@@ -1,8 +1,14 @@
 //! The mutations: each breaks another stage of the pipeline.
 //!
 //! The list follows the code: where a line is changed that stands here, the chore says so, and the list is mended.
-//! What changes verdicts, bytes or tables of single frames is for the agreement test; what lets a packet believe a value
-//! that is being changed, or another key's, is for the torn-read test.
+//!
+//! | list | what its mutations change | who must notice, in the kernel | and on the host |
+//! | --- | --- | --- | --- |
+//! | [`AGREEMENT`] | verdicts, bytes or tables of single frames | the agreement test | dataplane-core's tests |
+//! | [`TOLD`] | what is told of them | the agreement test with events on | dataplane-core's tests |
+//! | [`EVENTS`] | what becomes of records in the ring | the test of events | |
+//! | [`TORN`] | whether a packet believes a value that is being changed, or another key's | the torn-read test | |
+//! | [`HOST`] | what only packets show that race, or long stories | | dataplane-core's tests |
 
 use super::line::Mutation;
 
