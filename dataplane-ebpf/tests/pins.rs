@@ -30,11 +30,11 @@ use dataplane_testkit::{
     require_kernel,
 };
 
-/// Small tables, pinned.
 fn pins(folder: &PinFolder) -> PinDir {
     PinDir::new(folder.edge()).unwrap()
 }
 
+/// Small tables, pinned.
 fn pinned(folder: &PinFolder) -> Builder {
     EbpfDataplane::builder().pins(pins(folder)).capacity(Capacity::small())
 }

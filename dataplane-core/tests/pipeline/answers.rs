@@ -230,6 +230,26 @@ fn a_used_up_hop_limit_is_told() {
     }
 }
 
+/// A reset is never answered (RFC 9293, 3.5.2; RFC 1122, 3.2.2), whatever keeps it from its way.
+#[test]
+fn a_reset_at_its_last_hop_is_dropped_in_silence() {
+    for cast in [V4, V6] {
+        let mut host = Host::new();
+        host.serve(cast, TCP);
+        host.client_sends(&tcp(cast.client, cast.service, SYN));
+        host.backend_sends(&tcp(cast.backend, cast.client, SYN | ACK));
+        for (flags, verdict) in [
+            (RST, Verdict::Drop(DropReason::HopLimit)),
+            (RST | ACK, Verdict::Drop(DropReason::HopLimit)),
+            (ACK, Verdict::Answer(AnswerReason::HopLimit)),
+        ] {
+            let mut last = tcp(cast.client, cast.service, flags);
+            last.hop_limit = 1;
+            assert_eq!(host.client_sends(&last).verdict, verdict, "{flags:#x}");
+        }
+    }
+}
+
 #[test]
 fn answers_are_limited() {
     let mut host = Host::new();

@@ -3,6 +3,7 @@
 use std::{
     io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    os::fd::OwnedFd,
     time::Duration,
 };
 
@@ -30,18 +31,25 @@ fn message(source: IpAddr, destination: IpAddr, kind: u8, length: usize) -> Vec<
     frame.packet().split_off(if source.is_ipv4() { 20 } else { 40 })
 }
 
-/// Sends an echo request from the client, through its own stack; its reply is the one that it must be.
-fn ping(client: &Namespace, from: IpAddr, to: IpAddr, length: usize) {
+/// Sends an echo request through the stack of the namespace that it is called in; returns the socket that hears the reply.
+fn send_ping(from: IpAddr, to: IpAddr, length: usize) -> OwnedFd {
     let v4 = to.is_ipv4();
     let (family, protocol) =
         if v4 { (AddressFamily::INET, ipproto::ICMP) } else { (AddressFamily::INET6, ipproto::ICMPV6) };
-    let (request, reply) = if v4 { (8, 0) } else { (128, 129) };
+    let socket = socket(family, SocketType::RAW, Some(protocol)).unwrap();
+    let request = message(from, to, if v4 { 8 } else { 128 }, length);
+    sendto(&socket, &request, SendFlags::empty(), &SocketAddr::new(to, 0)).unwrap();
+    socket
+}
+
+/// Sends an echo request from the client, through its own stack; its reply is the one that it must be.
+fn ping(client: &Namespace, from: IpAddr, to: IpAddr, length: usize) {
+    let v4 = to.is_ipv4();
+    let reply = if v4 { 0 } else { 129 };
     let expected = message(to, from, reply, length);
     client.run(|| {
-        let socket = socket(family, SocketType::RAW, Some(protocol)).unwrap();
+        let socket = send_ping(from, to, length);
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE)).unwrap();
-        let question = message(from, to, request, length);
-        sendto(&socket, &question, SendFlags::empty(), &SocketAddr::new(to, 0)).unwrap();
         let mut buffer = [0; 4096];
         // Such a socket hears of all that comes.
         loop {
@@ -108,6 +116,25 @@ fn a_virtual_address_answers_pings() {
             (seen.get("Icmp.InEchoReps"), seen.get("Icmp6InEchoReplies")),
             (Some(replies), Some(replies))
         );
+    }
+}
+
+/// What the stack says of a ping whose address it has not is that of the route to it.
+#[test]
+fn a_ping_is_the_stacks_where_none_is_to_be_answered() {
+    require_kernel!();
+    for hooks in [Hooks::Tcx, Hooks::Clsact, Hooks::Xdp] {
+        let world = world(hooks);
+        set(&world, false, false);
+        for front in FRONTS {
+            let (from, to) = (client_address(&world, front), front.virtual_address().ip());
+            world.net.client.run(|| drop(send_ping(from, to, 56)));
+        }
+        let passed = || world.count(Hook::Ingress, Verdict::Pass(PassReason::Protocol));
+        wait_for(PATIENCE, "both pings at the balancer", || passed() >= FRONTS.len() as u64).unwrap();
+        assert_eq!(world.count(Hook::Ingress, ANSWERED), 0, "{hooks:?}");
+        let seen = world.net.client.statistics().unwrap();
+        assert_eq!((seen.get("Icmp.InEchoReps"), seen.get("Icmp6InEchoReplies")), (Some(0), Some(0)));
     }
 }
 

@@ -26,9 +26,9 @@ use crate::{
     world::{Front, Hooks, PATIENCE, World, backend_port},
 };
 
-/// Packets of a flood, a quarter of each kind of traffic: four million in both tests together, half of them SYNs. Those that
-/// look for a port take longer.
-const FRAMES: u32 = 3_000_000;
+/// Packets of a flood, a quarter of each kind of traffic: two million SYNs and as many datagrams. Those that look for a port take
+/// longer, and are fewer.
+const FRAMES: u32 = 4_000_000;
 const MASQUERADED_FRAMES: u32 = 1_000_000;
 /// So few that they run out.
 const PORTS: std::ops::RangeInclusive<u16> = 50_000..=50_511;
