@@ -11,10 +11,19 @@
 //!
 //! [`process`] is the whole of it; in the kernel it is parted into programs, one for each [`Stage`].
 //!
-//! Cost, in lookups of hash tables, none of which depends on the number of services, backends or flows: a packet of a
-//! confirmed flow takes one, of one that is not confirmed two. A SYN that opens a flow takes three and two insertions, and
-//! looks once more for replies that stand in its way; other packets of no flow take four, since they look into conntrack
-//! twice. A packet to a port of the reserved range takes one more, as does one to an address whose unserved ports are dropped.
+//! Cost, in operations on hash tables, none of which depends on the number of services, backends or flows:
+//!
+//! | a packet | lookups | insertions |
+//! | --- | --- | --- |
+//! | of a confirmed flow | 1, and once a second 2 more, which keep both entries alive | |
+//! | of a flow that is not confirmed | 2 | |
+//! | that confirms a flow | 6 at most | 2 |
+//! | of no flow and no service | 3 of a SYN, else 4; 1 more where unserved ports are dropped | |
+//! | that opens a flow | the same, and 2 more for replies that stand in its way | 2 |
+//! | that opens a flow whose source is translated | the same, and 1 for each port that is tried, 32 at most | 2 |
+//!
+//! To a port that source NAT may lend a packet takes one more, unless it is the reply of a flow there: that takes one. The first
+//! packet to a service with affinity takes two more.
 
 mod address;
 mod affinity;

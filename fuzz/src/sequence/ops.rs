@@ -34,7 +34,7 @@ macro_rules! one_byte {
 }
 
 one_byte!(Choice: Absent Active Heavy Draining Weightless);
-one_byte!(Ports: Four Sixteen Forty);
+one_byte!(Ports: Four ThirtyTwo Forty);
 one_byte!(Source: Kept OfThisHost OfThisHostAlways);
 one_byte!(Memory: None Seconds Minutes);
 one_byte!(At: Xdp Ingress Egress);
@@ -101,7 +101,7 @@ pub struct Wish {
 #[derive(Clone, Copy, Debug)]
 pub enum Ports {
     Four,
-    Sixteen,
+    ThirtyTwo,
     Forty,
 }
 
@@ -109,7 +109,7 @@ impl Ports {
     pub fn count(self) -> u16 {
         match self {
             Self::Four => 4,
-            Self::Sixteen => 16,
+            Self::ThirtyTwo => 32,
             Self::Forty => 40,
         }
     }
