@@ -5,7 +5,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context, Result, bail};
@@ -125,9 +124,6 @@ pub fn busybox() -> Result<Vec<u8>> {
 
 /// Downloads a Debian package and unpacks it into the cache; returns the folder. Needs no root.
 fn unpacked(package: &str) -> Result<PathBuf> {
-    // Guests that are made at the same time share packages.
-    static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let cache = repo::target().join("debian");
     let folder = cache.join(package);
     if folder.is_dir() {
