@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use dataplane_core::{
     Controller, NextWake,
     abi::{BackendRef, FlowV4, TupleV4},
@@ -17,7 +17,7 @@ use dataplane_ebpf::EbpfDataplane;
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use crate::profile::Profile;
+use crate::{profile::Profile, sample::quantile};
 
 /// What was found.
 #[derive(Clone, Debug, Serialize)]
@@ -66,17 +66,15 @@ pub fn measure(profile: &Profile) -> Result<Collection> {
     let (whole, busy) = (start.elapsed(), thread_time() - busy);
     let collected = controller.collected();
     ensure!(collected.expired == 0, "{} flows that live were taken out", collected.expired);
+    ensure!(!slices.is_empty(), "the collector looked at nothing");
     slices.sort_by(f64::total_cmp);
-    let rank =
-        |percent: usize| slices.get((slices.len() * percent / 100).min(slices.len().saturating_sub(1)));
-    let rank = |percent| rank(percent).copied().context("the collector looked at nothing");
     Ok(Collection {
         entries: tables.conntrack_v4().fill()?,
         slices: slices.len(),
         scanned: collected.scanned,
-        p50: rank(50)?,
-        p99: rank(99)?,
-        longest: rank(100)?,
+        p50: quantile(&slices, 0.5),
+        p99: quantile(&slices, 0.99),
+        longest: quantile(&slices, 1.0),
         cpu_percent: busy.as_secs_f64() / whole.as_secs_f64() * 100.0,
     })
 }

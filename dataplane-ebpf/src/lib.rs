@@ -40,7 +40,6 @@
 //! | `object` | the compiled programs, and what they must look like |
 //! | `sys` | system calls; all unsafe code |
 //! | `testing` | programs with a test's clock, run on frames (feature `testing`) |
-#![deny(unsafe_code)]
 
 mod attach;
 mod builder;

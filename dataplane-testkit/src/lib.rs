@@ -12,7 +12,6 @@
 //! | [`net`] | network namespaces joined by veth, sockets for scenarios, kernel counters, topologies |
 //! | [`pins`] | a directory for pins, gone with the test |
 //! | [`Raise`] | the end of threads that go on until then |
-#![deny(unsafe_code)]
 
 pub mod child;
 pub mod conformance;

@@ -181,8 +181,8 @@ impl Traffic {
 
     /// One of so many of what was translated last.
     fn lately(&self, count: usize, rng: &mut Rng) -> &Translated {
-        let (length, reach) = (self.forwarded.len(), self.forwarded.len().min(count));
-        &self.forwarded[(self.oldest + length - 1 - rng.below(reach)) % length]
+        let reach = self.forwarded.len().min(count);
+        self.newest(count).nth(rng.below(reach)).unwrap()
     }
 
     /// What a backend answers, and where its client's packet had arrived.
